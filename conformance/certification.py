@@ -1,0 +1,192 @@
+"""`certify`: the same checks on somebody else's layer."""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from conformance.jobs import jobs
+from conformance.suite import Candidate, Lifecycle, Suite
+from conformance.terminal import failure_table, verdict_table
+from conformance.variants import check_known
+from conformance.verdict import Measurement, Verdict, cells, of_variant
+from refs.bases import base_layer
+from refs.case import Case
+from refs.formula import Formula
+from refs.maps import Entry, parse
+from refs.problem import Problem, base
+from refs.subject import Subject, one_thread
+
+Factory = Callable[[nn.Module, Case], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class FactoryLayer:
+    """Somebody's own layer, as a candidate."""
+
+    factory: Factory
+    map: Mapping[str, Entry]
+    formula: Formula
+    reset: Callable[[Any, Case], Any] | None
+    input_name: str | None
+    name: str = "yours"
+    has_defaults: bool = False
+    lifecycle: Lifecycle | None = None
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether there is a `reset` to be seeded."""
+        return self.reset is not None
+
+    @functools.cache  # noqa: B019 a candidate lives as long as its measurements are made
+    def refuses(self, case: Case) -> str | None:
+        """What the factory's NotImplementedError says about such a case, if it raises one."""
+        if case.call == "keyword" and self.input_name is None:
+            return "calls by keyword need input_name"
+        try:
+            self._module(case, *base(case)[:2])
+        except NotImplementedError as error:
+            return str(error) or "the factory raises NotImplementedError"
+        return None
+
+    def build(self, case: Case, problem: Problem) -> Subject:
+        """What the factory makes, in train mode."""
+        module = self._module(case, problem.weight, problem.bias)
+        if self.reset:
+            torch.manual_seed(case.seed)
+            self.reset(module, case)
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        call = module if case.call == "positional" else partial(_by_keyword, module, self.input_name)
+        return Subject(module, call, self.map, tensors, self.formula.shapes(case, problem.weight))
+
+    def save(self, subject: Subject, file: Path) -> None:
+        """Its state dict."""
+        save_file({key: value.detach().clone().contiguous() for key, value in subject.module.state_dict().items()}, file)
+
+    def restore(self, case: Case, problem: Problem, file: Path) -> Subject:
+        """A fresh layer that loads the state dict."""
+        subject = self.build(case, problem)
+        subject.module.load_state_dict(load_file(file))
+        return subject
+
+    def _module(self, case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        layer = base_layer(case, weight, bias).requires_grad_(False)
+        torch.manual_seed(case.seed)
+        with one_thread():
+            module = self.factory(layer, case)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the factory should return an nn.Module, got {type(module).__name__} for {case!r}")
+        return module
+
+
+def _by_keyword(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    output: Tensor = module(**{name: x})
+    return output
+
+
+@dataclass(frozen=True)
+class Certificate(Sequence[Measurement]):
+    """The measurements of one candidate; prints as its verdict table and what failed."""
+
+    variant: str
+    measurements: tuple[Measurement, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Measurement: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Measurement]: ...
+    def __getitem__(self, index: int | slice) -> Measurement | Sequence[Measurement]:
+        """A measurement."""
+        return self.measurements[index]
+
+    def __len__(self) -> int:
+        """How many measurements there are."""
+        return len(self.measurements)
+
+    @property
+    def verdict(self) -> str:
+        """faithful, partial or buggy."""
+        return of_variant(self.cells.values())
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Verdict]:
+        """(check, reference) → verdict."""
+        return cells(self.measurements)
+
+    @property
+    def red(self) -> set[str]:
+        """The checks that failed."""
+        return {check for (check, _), verdict in self.cells.items() if verdict.is_red}
+
+    def __str__(self) -> str:
+        """The verdict table, then a table per failed cell."""
+        failed = [
+            failure_table([m for m in self.measurements if (m.check, m.reference) == cell])
+            for cell, verdict in self.cells.items()
+            if verdict.is_red
+        ]
+        return "\n\n".join([verdict_table(self.variant, self.measurements), *failed])
+
+
+def certify(
+    factory: Factory | Candidate,
+    variant: str,
+    map: Mapping[str, Any] | None = None,  # noqa: A002 the project's word for it
+    *,
+    reset: Callable[[Any, Case], Any] | None = None,
+    input_name: str | None = None,
+    checks: Sequence[str] | None = None,
+) -> Certificate:
+    """Run a variant's checks on somebody else's layer and return the measurements.
+
+    factory: (base layer, case) → an `nn.Module` that adapts it: x (…, d_in) → (…, d_out). It finds what it needs in
+        the case: rank, alpha, dtype, `case.option("dropout", 0.0)` and the variant's other options, and raises
+        NotImplementedError for what it does not offer. The base layer is frozen and holds the weight; wrap it or copy from it.
+        Or an object that is a `conformance.suite.Candidate`, which brings its own map.
+    variant: the method it claims to be.
+    map: canonical name → name in the module's `state_dict()`, or a mapping with name and any of transpose, shape, sign,
+        scale (see `refs.maps`). Every trainable has to be there; frozen tensors may be.
+    reset: (module, case) → runs the layer's own init of its adapter again; it is seeded immediately before. Without it,
+        seed parity is untested for layers whose constructor draws other numbers first.
+    input_name: what the layer's forward calls its input; without it, calls by keyword are not tried.
+    checks: names of the checks to run, all by default.
+
+    Raises ValueError for an unknown variant, check or canonical name and for a map that cannot be read, TypeError for a factory
+    that is none. Whatever the factory itself raises becomes a measurement with the verdict `error`.
+    """
+    check_known([variant])
+    suite: Suite = importlib.import_module(f"conformance.suites.test_{variant}").SUITE
+    candidate = _candidate(factory, suite, map, reset, input_name)
+    planned = [job for job in jobs(suite, candidate) if checks is None or job.check.name in checks]
+    if unknown := set(checks or ()) - {job.check.name for job in planned}:
+        known = dict.fromkeys(job.check.name for job in jobs(suite, candidate))
+        raise ValueError(f"unknown check {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return Certificate(variant, tuple(m for job in planned for m in job.measure()))
+
+
+def _candidate(
+    factory: Factory | Candidate,
+    suite: Suite,
+    map_data: Mapping[str, Any] | None,
+    reset: Callable[[Any, Case], Any] | None,
+    input_name: str | None,
+) -> Candidate:
+    if hasattr(factory, "build"):
+        return factory
+    if not callable(factory):
+        raise TypeError(f"factory should be a function (base layer, case) → nn.Module, got {factory!r}")
+    case = suite.cases[0]
+    shapes = suite.formula.shapes(case, base(case)[0])
+    if map_data is None or (unknown := map_data.keys() - shapes.keys()):
+        raise ValueError(
+            f"map should give {suite.variant}'s canonical names {', '.join(shapes)} the names in your state_dict(); "
+            + ("there is none" if map_data is None else f"it has {', '.join(sorted(unknown))}")
+        )
+    return FactoryLayer(factory, parse(map_data), suite.formula, reset, input_name)

@@ -1,0 +1,129 @@
+"""What the layer computes: its output and every gradient."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from conformance import policy, runs
+from conformance.checks import check
+from conformance.policy import Judgement
+from conformance.trial import Trial
+from conformance.verdict import Verdict
+from refs.case import Case
+from refs.problem import problem
+from refs.subject import Trace, run
+
+DROPOUT = 0.3
+LOWER = (("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", "float32"))
+
+
+def _states(trial: Trial) -> Iterator[Case]:
+    for case in trial.suite.cases:
+        for state in ("init", "perturbed", *trial.formula.states):
+            yield case.but(state=state)
+
+
+@check(needs_reference=True, among_references=True)
+def forward(trial: Trial) -> None:
+    """The output is the reference's in float64, at init, perturbed and at the variant's kinks, in train and eval mode."""
+    compare(trial, (case.but(mode=mode) for case in _states(trial) for mode in ("train", "eval")), outputs=True)
+
+
+@check(needs_reference=True, among_references=True)
+def gradients(trial: Trial) -> None:
+    """The gradient of the input and of every parameter is the reference's in float64, at init, perturbed and at the kinks."""
+    compare(trial, _states(trial), outputs=False)
+
+
+@check(needs_reference=True)
+def dropout(trial: Trial) -> None:
+    """With dropout and the same seed, outputs and gradients are the reference's in train mode; eval mode drops nothing."""
+    if not trial.suite.dropout:
+        trial.not_applicable("the method has no dropout")
+        return
+    dropped = [case.but(options={"dropout": DROPOUT}) for case in trial.suite.cases]
+    compare(trial, (case.but(mode=mode) for case in dropped for mode in ("train", "eval")), outputs=True)
+    compare(trial, dropped, outputs=False)
+
+
+@check(needs_reference=True)
+def accuracy(trial: Trial) -> None:
+    """Below float64, and with an adapter wider than its base, outputs and gradients are no less accurate than the reference's own."""
+    for case in _states(trial):
+        lower = [case.but(dtype=dtype, adapter_dtype=adapter) for dtype, adapter in LOWER]
+        for low in trial.cases(lower):
+            mine, theirs = (runs.at_values(side, low, trial.formula) for side in (trial.candidate, trial.truth))
+            truth, kappa = runs.oracle(trial.truth, low, trial.formula), runs.kappa(low, trial.formula)
+            for name, value in theirs.items():
+                judgement = policy.no_less_accurate(mine[name], value, truth[name], kappa=kappa[name])
+                trial.judge(name, low, judgement)
+
+
+@check(needs_reference=True)
+def defaults(trial: Trial) -> None:
+    """Built without any option, it has the reference's default rank, scale, start, dropout and dtype."""
+    if trial.truth.name == "closed form":
+        trial.not_applicable("a formula has no defaults")
+        return
+    if not trial.subject.has_defaults:
+        trial.not_applicable("a bare layer is always told its options")
+        return
+    bare = Case(d_in=24, d_out=16, batch=(2, 5))
+    for case in trial.cases((bare, bare.but(state="init"), bare.but(state="init", dtype="bfloat16")), guarded=False):
+        mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
+        for name in mine.map:
+            got, should = (policy.describe(side.read(name)) for side in (mine, theirs))
+            trial.expect(got == should, f"type of {name}", case, got, should)
+    compare(trial, (bare, bare.but(state="init")), outputs=True, guarded=False)
+    single = bare.but(state="init", dtype="float32")
+    for case in trial.cases((single,), guarded=False):
+        mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
+        for name in problem(case, trial.formula).parameters:
+            trial.judge(f"start of {name}", case, policy.same_bits(mine.read(name), theirs.read(name)))
+
+
+def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool = True) -> None:
+    """The float64 leg of the policy on the output, or on everything but the output."""
+    for case in trial.cases(cases, guarded=guarded):
+        mine, theirs = (runs.at_values(side, case, trial.formula) for side in (trial.candidate, trial.truth))
+        kappa, e32 = runs.kappa(case, trial.formula), _float32_errors(trial, case)
+        n = max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
+        for name, value in theirs.items():
+            if (name == "output") is not outputs:
+                continue
+            if name not in mine:
+                trial.report(
+                    Verdict.FAILS,
+                    name,
+                    case,
+                    got=f"output {tuple(mine['output'].shape)}, so no gradient",
+                    should=policy.describe(value),
+                )
+                continue
+            judgement = policy.same_function(mine[name], value, n=n, kappa=kappa[name], e32=e32.get(name, 0.0))
+            if judgement.verdict is Verdict.FAILS and _is_capped(trial, case, mine[name], value, kappa[name]):
+                judgement = Judgement(
+                    Verdict.CAPPED, judgement.error, judgement.bound, judgement.unit, reason="hard-casts to float32"
+                )
+            trial.judge(name, case, judgement)
+
+
+def _float32_errors(trial: Trial, case: Case) -> dict[str, float]:
+    """The reference's own relative float32 error on the same numbers: the instability of its algorithm, which κ cannot see."""
+    single = case.but(dtype="float32")
+    if trial.truth.refuses(single) or case.option("dropout", 0.0):  # dropout draws other masks in another dtype
+        return {}
+    low, exact = runs.at_values(trial.truth, single, trial.formula), runs.oracle(trial.truth, single, trial.formula)
+    return {name: policy.distance(low[name], exact[name]) for name in low if exact[name].any()}
+
+
+def _is_capped(trial: Trial, case: Case, mine: torch.Tensor, theirs: torch.Tensor, kappa: float) -> bool:
+    """Whether the candidate is right to float32 only because it casts: a change far below float32 does not reach its output."""
+    if not policy.distance(mine, theirs) <= policy.QUALITY_NORM * max(kappa, 1.0) * policy.U32:
+        return False
+    numbers = problem(case, trial.formula)
+    nudged = {name: value * (1 + 2.0**-40) for name, value in numbers.parameters.items()}
+    subject = runs.build(trial.candidate, case, trial.formula)
+    plain: Trace = runs.at_values(trial.candidate, case, trial.formula)
+    moved = run(subject, case, numbers, nudged)["output"]
+    return bool((moved == plain["output"]).double().mean() > 0.5)

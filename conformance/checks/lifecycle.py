@@ -1,0 +1,230 @@
+"""How adapters come, go and are stored."""
+
+import json
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from conformance import policy, runs
+from conformance.checks import check
+from conformance.hosts import Brittle, Host, Quantised, changes, host_input, state_of
+from conformance.suite import Lifecycle
+from conformance.trial import Trial, path_in, scratch
+from refs.problem import problem
+from refs.subject import run
+
+CLEAR = (ValueError, TypeError, RuntimeError, OSError)  # an error that was meant for a reader
+NO_RUNTIME = "a bare layer has no runtime"
+
+
+@check(needs_reference=False)
+def round_trip(trial: Trial) -> None:
+    """What was saved comes back bit for bit in parameters, outputs and gradients; load, save, load changes nothing."""
+    for case in trial.cases(case.but(dtype=dtype) for case in trial.suite.cases for dtype in ("float32", "bfloat16")):
+        numbers = problem(case, trial.formula)
+        subject = runs.build(trial.candidate, case, trial.formula)
+        before = run(subject, case, numbers, numbers.parameters)
+        with scratch() as folder:
+            first, second = path_in(folder, "first.safetensors"), path_in(folder, "second.safetensors")
+            trial.subject.save(subject, first)
+            restored = trial.subject.restore(case.but(seed=case.seed + 1), numbers, first)
+            trial.subject.save(restored, second)
+            (tensors, metadata), (again, metadata_again) = read_file(first), read_file(second)
+        for name in subject.map:
+            trial.judge(name, case, policy.same_bits(restored.read(name), subject.read(name)))
+        for name, value in run(restored, case, numbers).items():
+            trial.judge(name, case, policy.same_bits(value, before[name]))
+        same = metadata == metadata_again and tensors.keys() == again.keys() and all(again[k].equal(v) for k, v in tensors.items())
+        trial.expect(same, "file after load and save", case, "another file", "the same file")
+        if trial.subject.lifecycle:
+            dense = [key for key, value in tensors.items() if value.numel() >= case.d_in * case.d_out]
+            trial.expect(
+                not dense, "size of the file", case, f"holds {', '.join(dense)}", f"no tensor of {case.d_out} × {case.d_in}"
+            )
+
+
+@check(needs_reference=False)
+def detach(trial: Trial) -> None:
+    """After attach, training steps and detach the model is bit for bit what it was: values, keys, requires_grad, modes, hooks."""
+    lifecycle = trial.subject.lifecycle
+    if lifecycle is None:
+        trial.not_applicable(NO_RUNTIME)
+        return
+    model, x = Host(), host_input()
+    before, output = state_of(model), model(x).detach()
+    lifecycle.attach(model, {})
+    frozen = sorted(name for name, p in model.named_parameters() if p.requires_grad and f"value of {name}" in before)
+    trial.expect(not frozen, "base while attached", None, f"trains {', '.join(frozen)}", "frozen")
+    _train(model, x)
+    moved = not model(x).equal(output)
+    trial.expect(moved, "output after two steps", None, "the adapter changed nothing", "a changed output")
+    lifecycle.detach(model)
+    _unchanged(trial, "model after detach", model, before)
+    trial.judge("output after detach", None, policy.same_bits(model(x).detach(), output))
+
+
+def _train(model: nn.Module, x: Tensor) -> None:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+
+@check(needs_reference=False)
+def failed_attach(trial: Trial) -> None:
+    """An attach that fails at its second layer, wherever it fails, leaves the model bit for bit as it was, ready for another try."""
+    lifecycle = trial.subject.lifecycle
+    if lifecycle is None:
+        trial.not_applicable(NO_RUNTIME)
+        return
+    for refuses in ("parameter", "hook"):
+        model = Host(second=Brittle(refuses))
+        with _refused(trial, f"no {refuses} can be registered on the second layer", model, "planted"):
+            lifecycle.attach(model, {})
+        model.second.refuses = None  # type: ignore[assignment]
+        lifecycle.attach(model, {})
+        lifecycle.detach(model)
+
+
+@check(needs_reference=False)
+def bad_input(trial: Trial) -> None:
+    """Every bad option, target, weight and file is refused with an error that shows both sides, and the model stays as it was."""
+    lifecycle = trial.subject.lifecycle
+    if lifecycle is None:
+        trial.not_applicable(NO_RUNTIME)
+        return
+    _bad_requests(trial, lifecycle)
+    _bad_states(trial, lifecycle)
+    _bad_files(trial, lifecycle)
+
+
+def _bad_requests(trial: Trial, lifecycle: Lifecycle) -> None:
+    bad: list[tuple[str, list[Mapping[str, Any]], tuple[str, ...]]] = [
+        ("an unknown option", [{"rnak": 4}], ("rnak", "target_names")),
+        ("no target matched", [{"target_names": ["nowhere"]}], ("nowhere", "first", "second")),
+        ("overlapping targets", [{"target_names": ["first"]}, {"target_names": ["first", "second"]}], ("first", "target")),
+        ("a broken pattern", [{"target_names": ["("]}], ("target_names", "(")),
+        ("an unknown role", [{"target_roles": ["raeder"]}], ("raeder", "reader")),
+        ("an integer dtype", [{"dtype": torch.int8}], ("dtype", "int8")),
+    ]
+    if trial.suite.cases[0].rank is not None:
+        bad += [(f"rank {rank!r}", [{"r": rank}], ("r ", repr(rank))) for rank in (0, -1, 2.5, True)]
+    if trial.suite.dropout:
+        bad += [(f"dropout {p!r}", [{"dropout": p}], ("dropout", repr(p))) for p in (1.0, -0.1, float("nan"), "0.1")]
+    for what, requests, words in bad:
+        model = Host()
+        with _refused(trial, what, model, *words):
+            lifecycle.attach(model, *requests)
+    model = Host(second=Quantised())
+    if lifecycle.reads_weight:
+        with _refused(trial, "a quantised weight", model, "int8", "second"):
+            lifecycle.attach(model, {})
+    else:
+        lifecycle.attach(model, {})
+
+
+def _bad_states(trial: Trial, lifecycle: Lifecycle) -> None:
+    with scratch() as folder:
+        model = Host()
+        with _refused(trial, "save without attach", model, "attach"):
+            lifecycle.save(model, path_in(folder))
+        trial.expect(not any(Path(folder).iterdir()), "file of a refused save", None, "a file was written", "no file")
+        with _refused(trial, "detach without attach", model, "attach"):
+            lifecycle.detach(model)
+        lifecycle.attach(model, {})
+        with _refused(trial, "attach twice", model, "attached already", "detach"):
+            lifecycle.attach(model, {})
+        lifecycle.stranger().attach(other := Host(), {})
+        lifecycle.save(model, path_in(folder))
+        with _refused(trial, "another variant's file", other, "attached", "holds"):
+            lifecycle.load(other, path_in(folder))
+
+
+def _bad_files(trial: Trial, lifecycle: Lifecycle) -> None:
+    with scratch() as folder:
+        lifecycle.attach(model := Host(), {})
+        good = path_in(folder, "good.safetensors")
+        lifecycle.save(model, good)
+        for what, write, words in _damages(good):
+            write(bad := path_in(folder, f"{what.replace(' ', '-')}.safetensors"))
+            plain = Host()
+            with _refused(trial, what, plain, *words):
+                lifecycle.load(plain, bad)
+        with _refused(trial, "another base's file", other := Host(seed=1), "another base", "first"):
+            lifecycle.load(other, good)
+        with _refused(trial, "another model's file", smaller := nn.ModuleDict({"first": Host().first}), "another model", "second"):
+            lifecycle.load(smaller, good)
+
+
+def _damages(good: Path) -> Iterator[tuple[str, Callable[[Path], Any], tuple[str, ...]]]:
+    """Ways to spoil a file: what, how to write it, words that the error has to contain."""
+    data = good.read_bytes()
+    tensors, metadata = read_file(good)
+    name = sorted(tensors)[0]
+    rest = {key: value for key, value in tensors.items() if key != name}
+    yield "a missing file", lambda path: None, ("a-missing-file",)
+    yield "a truncated file", lambda path: path.write_bytes(data[: len(data) // 2]), ("safetensors",)
+    yield "an empty file", lambda path: path.write_bytes(b""), ("safetensors",)
+    yield "no safetensors", lambda path: path.write_bytes(b"PK\x03\x04 something else" * 9), ("safetensors",)
+    yield "a foreign safetensors", lambda path: save_file(tensors, path), ("format",)
+    yield "a missing tensor", lambda path: save_file(rest, path, metadata), ("missing", name)
+    yield (
+        "an extra tensor",
+        lambda path: save_file(tensors | {"first.extra": torch.ones(2)}, path, metadata),
+        ("extra", "first.extra"),
+    )
+    misshaped = {**rest, name: torch.zeros(3, 2, 1)}
+    yield (
+        "a misshaped tensor",
+        lambda path: save_file(misshaped, path, metadata),
+        (name, "(3, 2, 1)", str(tuple(tensors[name].shape))),
+    )
+    integers = {**rest, name: tensors[name].to(torch.int32)}
+    yield "an integer tensor", lambda path: save_file(integers, path, metadata), (name, "int32")
+    yield (
+        "an unknown version",
+        lambda path: save_file(tensors, path, metadata | {"version": "999"}),
+        ("999", repr(metadata["version"])),
+    )
+    unknown = json.loads(json.dumps(metadata).replace('variant\\": \\"', 'variant\\": \\"un'))
+    yield "an unknown variant", lambda path: save_file(tensors, path, unknown), ("unknown", "known:")
+    yield "an unreadable header", lambda path: save_file(tensors, path, metadata | {"adapters": "[{}]"}), ("adapters",)
+
+
+@contextmanager
+def _refused(trial: Trial, what: str, model: nn.Module, *words: str) -> Iterator[None]:
+    """The block has to raise a clear error with these words and leave the model alone."""
+    before = state_of(model)
+    should = f"an error that says {', '.join(map(repr, words))}"
+    try:
+        yield
+    except CLEAR as error:
+        missing = [word for word in words if word not in str(error)]
+        trial.expect(not missing, what, None, f"{type(error).__name__}: {error}", should)
+    except Exception as error:  # noqa: BLE001 whatever it is, it was not meant for a reader
+        trial.expect(
+            False, what, None, f"{type(error).__name__} from inside: {traceback.format_exception_only(error)[-1].strip()}", should
+        )
+    else:
+        trial.expect(False, what, None, "no error", should)
+    _unchanged(trial, f"model after {what}", model, before)
+
+
+def _unchanged(trial: Trial, what: str, model: nn.Module, before: dict[str, Any]) -> None:
+    changed = changes(before, state_of(model))
+    trial.expect(not changed, what, None, f"changed: {', '.join(changed[:6])}", "bit for bit as before")
+
+
+def read_file(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(file, framework="pt") as handle:
+        return {key: handle.get_tensor(key).clone() for key in handle.keys()}, handle.metadata() or {}

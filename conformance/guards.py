@@ -1,0 +1,46 @@
+"""Guards: a case that could not see a bug makes no measurement."""
+
+import functools
+
+from conformance.runs import at_values
+from refs.case import Case
+from refs.closed_form import ClosedForm
+from refs.formula import Formula
+from refs.problem import base, problem, start
+
+LEAST_EFFECT, MOST_EFFECT = 1e-2, 10.0
+
+
+@functools.lru_cache(maxsize=4096)
+def unguarded(case: Case, formula: Formula) -> str | None:
+    """Why this case could hide a bug, or None."""
+    if case.rank is not None and case.rank < 2:
+        return f"rank {case.rank}: at least 2 separates rows from columns"
+    if case.rank and case.alpha is not None and case.alpha / case.rank in (1, case.alpha):
+        return f"alpha/rank = {case.alpha / case.rank:g}: neither 1 nor alpha shows a wrong scale"
+    if idle := [name for name, _ in case.options if not _option_matters(case, name, formula)]:
+        return f"option {', '.join(idle)} changes nothing here"
+    return _perturbed_case_is_blind(case, formula) if case.state != "init" else None
+
+
+def _perturbed_case_is_blind(case: Case, formula: Formula) -> str | None:
+    numbers = problem(case, formula)
+    if not LEAST_EFFECT <= numbers.effect <= MOST_EFFECT:
+        return f"the adapter moves the output by {numbers.effect:.1e} of its norm, should be {LEAST_EFFECT} … {MOST_EFFECT}"
+    trace = at_values(ClosedForm(formula), case.but(dtype="float64", adapter_dtype=None, mode="train"), formula)
+    dead = [name for name in numbers.parameters if not trace[f"grad.{name}"].any()]
+    return f"{', '.join(dead)} has no gradient" if dead else None
+
+
+def _option_matters(case: Case, name: str, formula: Formula) -> bool:
+    """Whether leaving the option out changes the start or the function; dropout shows in train mode by itself."""
+    if name == "dropout":
+        return bool(case.option(name, 0.0))
+    others = {other: value for other, value in case.options if other != name}
+    without = Case(**{field: getattr(case, field) for field in case.__slots__} | {"options": tuple(others.items())})
+    weight, bias, _ = base(case)
+    here, there = start(case, formula, weight), start(without, formula, weight)
+    if any(not here[key].equal(there[key]) for key in here):
+        return True
+    values = problem(case.but(state="perturbed"), formula).parameters
+    return not formula.adapted(case, weight, bias, values)[0].equal(formula.adapted(without, weight, bias, values)[0])

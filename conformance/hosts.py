@@ -1,0 +1,103 @@
+"""Small models for the checks of a runtime, and their state, to be compared before and after."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refs.bases import OtherLinear, base_layer
+from refs.case import Case
+from refs.numbers import normal
+
+WIDTH, INNER = 12, 8
+
+
+class Host(nn.Module):
+    """Two linear layers with a norm between them; requires_grad and modes are mixed, to see whether they are restored."""
+
+    def __init__(self, *, seed: int = 0, second: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first = _linear(seed, "first", WIDTH, INNER)
+        self.norm = nn.LayerNorm(INNER)
+        self.second = second or _linear(seed, "second", INNER, WIDTH)
+        self.norm.weight.requires_grad_(False)
+        self.first.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, 12) → (…, 12)."""
+        output: Tensor = self.second(self.norm(self.first(x)))
+        return output
+
+
+def _linear(seed: int, name: str, d_in: int, d_out: int) -> nn.Module:
+    case = Case(d_in=d_in, d_out=d_out, dtype="float32")
+    return base_layer(
+        case, normal(seed, name, "weight", shape=(d_out, d_in)) / d_in**0.5, normal(seed, name, "bias", shape=(d_out,))
+    )
+
+
+def host_input() -> Tensor:
+    """x (2, 3, 12), float32."""
+    return normal("host", "x", shape=(2, 3, WIDTH)).float()
+
+
+class Quantised(OtherLinear):
+    """Linear-like with a packed integer weight, as quantisation libraries keep it."""
+
+    def __init__(self) -> None:
+        super().__init__(INNER, WIDTH, bias=True)
+        packed = (normal("packed", shape=(INNER * WIDTH // 2, 1)) * 20).to(torch.int8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        nn.init.zeros_(self.bias)
+
+
+class Brittle(OtherLinear):
+    """Linear-like that refuses to be changed: one of the ways in which attaching can fail midway."""
+
+    def __init__(self, refuses: str) -> None:
+        super().__init__(INNER, WIDTH, bias=True)
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.refuses = refuses
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Raises once `refuses` is set to it."""
+        self._maybe("parameter")
+        super().register_parameter(name, param)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises if `refuses` names it."""
+        self._maybe("hook")
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises if `refuses` names it."""
+        self._maybe("hook")
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def _maybe(self, action: str) -> None:
+        if getattr(self, "refuses", None) == action:
+            raise OSError(f"planted failure: no {action} can be registered")
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything of a model that attaching may touch: bits, requires_grad, modes, attributes, hooks."""
+    state: dict[str, Any] = {f"value of {name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        state[f"requires_grad of {name}"] = parameter.requires_grad
+    for name, module in model.named_modules():
+        state[f"mode of {name or 'model'}"] = module.training
+        state[f"attributes of {name or 'model'}"] = sorted(vars(module))
+        state[f"hooks of {name or 'model'}"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    return state
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two states, in words."""
+    return [name for name in sorted(before.keys() | after.keys()) if not _same(before.get(name), after.get(name))]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.equal(other)
+    return type(one) is type(other) and bool(one == other)

@@ -1,0 +1,95 @@
+"""The one generator of (variant, reference, check). It feeds pytest, `certify`, the command line and the pages."""
+
+import functools
+import itertools
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from conformance.checks import CHECKS, Check
+from conformance.suite import Divergence, Reference, Suite
+from conformance.trial import Trial
+from conformance.verdict import Measurement, Verdict, worst
+from refs.subject import Implementation
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One cell of a verdict table, ready to be measured."""
+
+    suite: Suite
+    check: Check
+    candidate: Implementation
+    reference: Reference | None
+
+    @property
+    def id(self) -> str:
+        """Unique in its suite, fit for `pytest -k`."""
+        return f"{self._trial().column}-{self.check.name}".replace(" – ", "~").replace(" ", "_")
+
+    def measure(self, only: str | None = None) -> list[Measurement]:
+        """Run the check. Never raises: an exception is a measurement with the verdict `error`.
+
+        only: the id of the single case to run; the list is then empty if the check does not have it.
+        """
+        trial = self._trial(only)
+        if self.check.name != "mapping" and (reason := self._unmapped()):
+            trial.untested(reason)
+            return trial.measured
+        try:
+            self.check.function(trial)
+        except Exception as error:  # noqa: BLE001 a candidate may raise anything
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
+            trial.report(Verdict.ERROR, "run", got=got, should="no exception")
+        if not trial.measured and only is None:
+            trial.untested("the check made no measurement")
+        return self._with_divergences(trial.measured)
+
+    def _trial(self, only: str | None = None) -> Trial:
+        return Trial(suite=self.suite, check=self.check.name, candidate=self.candidate, reference=self.reference, only=only)
+
+    def _unmapped(self) -> str | None:
+        """Why nothing can be compared: the map does not fit the candidate."""
+        for reference in (self.reference,) if self.reference else self.suite.all_references:
+            if _mapping(self.suite, self.candidate, reference).is_red:
+                return f"mapping fails against {reference.name}"
+        return None
+
+    def _with_divergences(self, measurements: list[Measurement]) -> list[Measurement]:
+        for divergence in self.suite.divergences:
+            measurements = _verified(divergence, measurements)
+        return measurements
+
+
+@functools.lru_cache(maxsize=256)
+def _mapping(suite: Suite, candidate: Implementation, reference: Reference) -> Verdict:
+    return worst(Job(suite, CHECKS["mapping"], candidate, reference).measure())
+
+
+def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:
+    """Mark what a divergence explains; a divergence that is not there in its stated size fails as stale."""
+    low, high = divergence.size
+    seen = []
+    for m in measurements:
+        if divergence.covers(m):
+            there = m.verdict is Verdict.FAILS and low <= m.error <= high
+            reason = f"{divergence.id}: {divergence.reason} ({divergence.link})"
+            stale = {"verdict": Verdict.FAILS, "should": f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"}
+            m = replace(m, verdict=Verdict.DIVERGES, reason=reason) if there else replace(m, **stale)
+        seen.append(m)
+    return seen
+
+
+def jobs(suite: Suite, candidate: Implementation | None = None) -> Iterator[Job]:
+    """Every cell: the candidate (the suite's own by default) against each reference, then references among themselves."""
+    candidate = candidate or suite.candidate
+    for check in CHECKS.values():
+        for reference in suite.all_references if check.needs_reference else (None,):
+            yield Job(suite, check, candidate, reference)
+    if candidate is not suite.candidate:
+        return
+    for check in CHECKS.values():
+        if check.among_references:
+            for truth, other in itertools.combinations(suite.all_references, 2):
+                yield Job(suite, check, other, truth)

@@ -1,0 +1,34 @@
+"""Jobs as pytest tests, one per cell of the verdict table."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from conformance.jobs import Job, jobs
+from conformance.plugin import PROPERTY
+from conformance.suite import Suite
+from conformance.terminal import failure_table
+from conformance.verdict import Verdict, worst
+from refs.subject import Implementation
+
+
+def parametrized(suite: Suite, candidate: Implementation | None = None) -> Callable[..., None]:
+    """A test function with one parameter set per job, marked `variant(name=…)`."""
+    cells = list(enumerate(jobs(suite, candidate)))
+
+    @pytest.mark.variant(name=suite.variant)
+    @pytest.mark.parametrize(("place", "job"), cells, ids=[job.id for _, job in cells])
+    def test(place: int, job: Job, record_property: Callable[[str, Any], None], pytestconfig: pytest.Config) -> None:
+        only = pytestconfig.getoption("--case", None)
+        measurements = job.measure(only)
+        if only and not measurements:
+            pytest.skip(f"has no case {only}")
+        record_property(PROPERTY, (place, [m.to_dict() for m in measurements]))
+        verdict = worst(measurements)
+        if verdict.is_red:
+            pytest.fail(failure_table(measurements), pytrace=False)
+        if verdict is Verdict.UNTESTED:
+            pytest.skip("; ".join(dict.fromkeys(m.reason for m in measurements if m.reason)))
+
+    return test

@@ -1,0 +1,48 @@
+"""Runs of implementations on cases. What cannot change within a process is computed once and shared by all checks."""
+
+import functools
+
+from refs.case import Case
+from refs.closed_form import sensitivity
+from refs.formula import Formula
+from refs.problem import Problem, problem
+from refs.subject import Implementation, Subject, Trace, one_thread, run
+
+
+def build(implementation: Implementation, case: Case, formula: Formula, numbers: Problem | None = None) -> Subject:
+    """A fresh subject at its own init. numbers: another case's, to run them in this case's dtype."""
+    with one_thread():
+        return implementation.build(case, numbers or problem(case, formula))
+
+
+@functools.lru_cache(maxsize=4096)
+def at_values(implementation: Implementation, case: Case, formula: Formula) -> Trace:
+    """The trace with the case's parameters copied in."""
+    numbers = problem(case, formula)
+    return run(build(implementation, case, formula), case, numbers, numbers.parameters)
+
+
+@functools.lru_cache(maxsize=4096)
+def oracle(implementation: Implementation, case: Case, formula: Formula) -> Trace:
+    """The same numbers run in float64."""
+    numbers = problem(case, formula)
+    exact = case.but(dtype="float64", adapter_dtype=None)
+    return run(build(implementation, exact, formula, numbers), exact, numbers, numbers.parameters)
+
+
+@functools.lru_cache(maxsize=4096)
+def at_own_init(implementation: Implementation, case: Case, formula: Formula) -> Trace:
+    """The trace with the parameters the implementation started with."""
+    return run(build(implementation, case, formula), case, problem(case, formula))
+
+
+@functools.lru_cache(maxsize=4096)
+def _kappa(case: Case, formula: Formula) -> dict[str, float]:
+    return sensitivity(case, problem(case, formula), formula)
+
+
+def kappa(case: Case, formula: Formula) -> dict[str, float]:
+    """κ of every tensor of the trace. It belongs to the numbers and the function, not to how a case is run."""
+    coarse = "float32" if case.dtype == "float64" else case.dtype
+    plain = case.but(dtype=coarse, adapter_dtype=None, layer="linear", call="positional", mode="train")
+    return _kappa(plain, formula)

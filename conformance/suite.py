@@ -1,0 +1,137 @@
+"""A suite: what a variant is compared with, and on which cases. Declarative; one object per variant."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from conformance.verdict import Measurement
+from refs.case import Case
+from refs.closed_form import ClosedForm
+from refs.formula import Formula
+from refs.problem import Problem
+from refs.subject import Implementation, Subject
+
+
+class Reference(Implementation, Protocol):
+    """An implementation that is taken for the truth."""
+
+    @property
+    def version(self) -> str:
+        """Which release, paper or commit it is."""
+
+
+class Lifecycle(Protocol):
+    """A library's runtime: how its adapters come, go and are stored. Options are named as in lite's configs."""
+
+    reads_weight: bool
+
+    def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
+        """Attach one adapter per request to the layers it targets (`target_names`)."""
+
+    def detach(self, model: nn.Module) -> None:
+        """Undo `attach`."""
+
+    def save(self, model: nn.Module, file: Path) -> None:
+        """Write the adapters to a safetensors file."""
+
+    def load(self, model: nn.Module, file: Path) -> None:
+        """Attach what `save` wrote."""
+
+    def stranger(self) -> "Lifecycle":
+        """The same runtime with another variant."""
+
+
+class Candidate(Implementation, Protocol):
+    """What is being judged."""
+
+    @property
+    def lifecycle(self) -> Lifecycle | None:
+        """The runtime around it, or None for a bare layer."""
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether it builds cases that leave rank, alpha and options out."""
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether `build` seeds immediately before the adapter's own init."""
+
+    def save(self, subject: Subject, file: Path) -> None:
+        """Store a subject built by this candidate."""
+
+    def restore(self, case: Case, problem: Problem, file: Path) -> Subject:
+        """A fresh subject, on a fresh base, from what `save` wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """A known difference, explained, cited and verified: it has to be there, in this size, or it fails as stale.
+
+    check, reference, what: where; `what` is a regular expression on the measured quantity. where: which cases.
+    size: smallest and largest error, in the measurement's unit.
+    """
+
+    id: str
+    check: str
+    reference: str
+    what: str
+    where: Callable[[Case], bool]
+    size: tuple[float, float]
+    reason: str
+    link: str
+
+    def covers(self, measurement: Measurement) -> bool:
+        """Whether it speaks of this measurement."""
+        same_cell = (measurement.check, measurement.reference) == (self.check, self.reference)
+        named = re.fullmatch(self.what, measurement.what) is not None
+        return same_cell and named and bool(measurement.case) and self.where(Case.parse(measurement.case))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Suite:
+    """One variant's.
+
+    cases: the grid, in train mode, float64 and the perturbed state; checks vary dtype, state and mode themselves.
+    dropout: whether the method has it.
+    candidate: lite's implementation; `certify` puts another in its place.
+    """
+
+    variant: str
+    formula: Formula
+    references: tuple[Reference, ...]
+    candidate: Candidate
+    cases: tuple[Case, ...]
+    dropout: bool
+    divergences: tuple[Divergence, ...] = ()
+
+    @cached_property
+    def all_references(self) -> tuple[Reference, ...]:
+        """The closed form first: it sees what the others share."""
+        return (ClosedForm(self.formula), *self.references)
+
+
+def grid(*, alpha: bool, options: Iterable[Mapping[str, Any]] = ()) -> tuple[Case, ...]:
+    """The cases every suite runs: d_in, d_out, rank, tokens and batch all differ; square is added, never alone.
+
+    alpha: whether the method has one. options: the variant's own, one case each.
+    """
+
+    def case(d_in: int, d_out: int, rank: int, alpha_: float, **more: Any) -> Case:
+        return Case(d_in=d_in, d_out=d_out, rank=rank, alpha=alpha_ if alpha else None, **more)
+
+    plain = case(24, 16, 4, 6.0, batch=(2, 5))
+    return (
+        plain,
+        case(10, 33, 3, 10.0, bias=False, batch=(7,), weight="flat"),
+        case(12, 20, 2, 5.0, layer="conv1d", batch=(3, 2), weight="deficient"),
+        case(20, 12, 5, 2.0, layer="other", call="keyword", batch=(2, 3, 2), weight="gap"),
+        case(16, 16, 3, 4.0, call="keyword", batch=(9,)),
+        *(plain.but(options=given) for given in options),
+        case(384, 384, 8, 12.0, batch=(3, 10), weight="minilm:encoder.layer.3.attention.self.query"),
+        case(1536, 384, 6, 9.0, batch=(3, 7), weight="minilm:encoder.layer.3.output.dense"),
+    )

@@ -1,0 +1,1 @@
+"""One suite per variant: `test_<variant>.py`. The only place that knows lite."""

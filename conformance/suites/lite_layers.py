@@ -1,0 +1,111 @@
+"""Lite's layers as candidates, built through the public `lite.attach`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lite
+from conformance.suite import Lifecycle
+from refs.bases import INPUT_NAMES, base_layer
+from refs.case import Case, as_dtype
+from refs.formula import Formula
+from refs.maps import Entry
+from refs.problem import Problem
+from refs.subject import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class LiteLayer:
+    """One variant of lite on single layers."""
+
+    variant: str
+    formula: Formula
+    name: str = "lite"
+    has_defaults: bool = True
+    reseeds: bool = True
+
+    def refuses(self, case: Case) -> str | None:
+        """Lite takes every case."""
+        return None
+
+    def build(self, case: Case, problem: Problem) -> Subject:
+        """Attach to a fresh base layer, seeded immediately before."""
+        host = _host(case, problem)
+        torch.manual_seed(case.seed)
+        lite.attach(host, self.config(case))
+        return self._subject(case, problem, host)
+
+    def config(self, case: Case) -> lite.Config:
+        """The config a case asks for."""
+        asked = {"r": case.rank, "alpha": case.alpha, "dtype": as_dtype(case.adapter_dtype) if case.adapter_dtype else None}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return lite.VARIANTS[self.variant].config(**given, **dict(case.options))
+
+    def save(self, subject: Subject, file: Path) -> None:
+        """As users do."""
+        lite.save(subject.module, file)
+
+    def restore(self, case: Case, problem: Problem, file: Path) -> Subject:
+        """As users do, on a fresh base."""
+        host = _host(case, problem)
+        torch.manual_seed(case.seed)
+        return self._subject(case, problem, lite.load(host, file))
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Lite's runtime."""
+        return LiteRuntime(self.variant)
+
+    def _subject(self, case: Case, problem: Problem, host: nn.Module) -> Subject:
+        layer = host.get_submodule("layer")
+        tensors: dict[str, Tensor] = dict(layer.named_parameters()) | dict(layer.named_buffers())
+        entries = {name: Entry(name) for name in tensors if name.startswith("lora_")}
+        call = layer if case.call == "positional" else partial(_by_keyword, layer, INPUT_NAMES[case.layer])
+        return Subject(host, call, entries, tensors, self.formula.shapes(case, problem.weight))
+
+
+@dataclass(frozen=True)
+class LiteRuntime:
+    """Lite's attach, detach, save and load with one variant."""
+
+    variant: str
+
+    @property
+    def reads_weight(self) -> bool:
+        """Whether the variant needs a dense weight."""
+        return lite.VARIANTS[self.variant].reads_weight
+
+    def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
+        """One config per request."""
+        configs = [lite.VARIANTS[self.variant].config(**request) for request in requests]
+        lite.attach(model, configs[0] if len(configs) == 1 else configs)
+
+    def detach(self, model: nn.Module) -> None:
+        """`lite.detach`."""
+        lite.detach(model)
+
+    def save(self, model: nn.Module, file: Path) -> None:
+        """`lite.save`."""
+        lite.save(model, file)
+
+    def load(self, model: nn.Module, file: Path) -> None:
+        """`lite.load`."""
+        lite.load(model, file)
+
+    def stranger(self) -> "LiteRuntime":
+        """Another variant of lite."""
+        return LiteRuntime(next(name for name in lite.VARIANTS if name != self.variant))
+
+
+def _host(case: Case, problem: Problem) -> nn.Module:
+    return nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})
+
+
+def _by_keyword(layer: nn.Module, name: str, x: Tensor) -> Tensor:
+    output: Tensor = layer(**{name: x})
+    return output

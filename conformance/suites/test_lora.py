@@ -1,0 +1,18 @@
+"""LoRA against peft and the paper."""
+
+from conformance.parametrize import parametrized
+from conformance.suite import Suite, grid
+from conformance.suites.lite_layers import LiteLayer
+from lite.variants.lora import LORA
+from refs import lora
+
+SUITE = Suite(
+    variant="lora",
+    formula=lora.FORMULA,
+    references=(lora.peft_layer(LORA.peft),),
+    candidate=LiteLayer("lora", lora.FORMULA),
+    cases=grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}]),
+    dropout=True,
+)
+
+test_lora = parametrized(SUITE)

@@ -1,0 +1,81 @@
+"""Tables as text, the same in every terminal."""
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from conformance.verdict import Measurement, Verdict, cells, of_variant, rounded_up
+
+WIDTH = 120
+
+
+def verdict_table(variant: str, measurements: Sequence[Measurement]) -> str:
+    """Rows are checks, columns are references; below, the reasons behind what is untested, not applicable or diverges."""
+    verdicts = cells(measurements)
+    columns = list(dict.fromkeys(reference for _, reference in verdicts))
+    notes: list[str] = []
+    title = f"{variant}: {of_variant(verdicts.values())}"
+    table = Table("check", *columns, title=title, title_justify="left", box=SIMPLE)
+    for check in dict.fromkeys(check for check, _ in verdicts):
+        row = [cell_text(measurements, check, column, verdicts, notes) for column in columns]
+        table.add_row(check, *row)
+    numbered = [f"  {number}  {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join([rendered(table), *numbered])
+
+
+def cell_text(
+    measurements: Sequence[Measurement], check: str, reference: str, verdicts: dict[tuple[str, str], Verdict], notes: list[str]
+) -> str:
+    """A verdict, its worst error, and the numbers of its notes, which are added to `notes`."""
+    if (check, reference) not in verdicts:
+        return ""
+    own = [m for m in measurements if (m.check, m.reference) == (check, reference)]
+    words = [str(verdicts[check, reference])]
+    measured = [m for m in own if m.bound > 0 and m.evidence and m.error > 0 and m.verdict is not Verdict.NOT_APPLICABLE]
+    if measured:
+        peak = max(measured, key=lambda m: m.error / m.bound)
+        words.append(f"≤ {rounded_up(peak.error)} {short_unit(peak.unit)}")
+    for reason in dict.fromkeys(m.reason for m in own if m.reason):
+        if reason not in notes:
+            notes.append(reason)
+        words.append(f"[{notes.index(reason) + 1}]")
+    return " ".join(words)
+
+
+def short_unit(unit: str) -> str:
+    """A unit, short enough for a table."""
+    return "×" if unit.startswith("×") else unit
+
+
+def failure_table(measurements: Sequence[Measurement]) -> str:
+    """All red measurements of a check, case by case: what, got, should be; and how to run each again."""
+    red: dict[str, list[Measurement]] = defaultdict(list)
+    for m in measurements:
+        if m.verdict.is_red:
+            red[m.case_id].append(m)
+    first = next(iter(red.values()))[0]
+    parts = [f"{first.variant}: {first.check} against {first.reference}"]
+    for failing in red.values():
+        table = Table("what", "got", "should be", box=SIMPLE)
+        for m in failing:
+            table.add_row(m.what, m.got or m.verdict, m.should)
+        parts += [failing[0].case, rendered(table), f"again: {reproduce(failing[0])}\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def reproduce(m: Measurement) -> str:
+    """The one command that makes this measurement again."""
+    cell = f"{m.reference}-{m.check}".replace(" – ", "~").replace(" ", "_")
+    where = f'pytest --pyargs conformance.suites.test_{m.variant} -k "{cell}"'
+    return f'{where} --case "{m.case_id}"' if m.case_id else where
+
+
+def rendered(table: Table) -> str:
+    """A table as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

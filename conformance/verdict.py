@@ -1,0 +1,102 @@
+"""Measurements and what they add up to."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """Of a measurement, a check, a cell of the table; from best to worst."""
+
+    NOT_APPLICABLE = "not applicable"
+    IDENTICAL = "identical"
+    EQUIVALENT = "equivalent"
+    CAPPED = "capped"
+    DIVERGES = "diverges"
+    UNTESTED = "untested"
+    FAILS = "fails"
+    ERROR = "error"
+
+    @property
+    def is_red(self) -> bool:
+        """Whether a run with it exits non-zero."""
+        return self in (Verdict.FAILS, Verdict.ERROR)
+
+
+ORDER = list(Verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One quantity of one check.
+
+    reference: whom it compares with, "itself" for checks of the candidate alone.
+    case, case_id: `repr` and short name; empty for checks that need no case.
+    what: the quantity, e.g. grad.lora_A.
+    error, bound, unit: numbers; 0, 0 and "" where there is nothing to measure but a fact.
+    got, should: the two sides in words, for failures.
+    reason: why it is untested, not applicable, or what is documented about it.
+    evidence: False for what says nothing about the candidate (ill-conditioned tensors, refused cases).
+    """
+
+    variant: str
+    reference: str
+    check: str
+    verdict: Verdict
+    case: str = ""
+    case_id: str = ""
+    what: str = ""
+    error: float = 0.0
+    bound: float = 0.0
+    unit: str = ""
+    got: str = ""
+    should: str = ""
+    reason: str = ""
+    evidence: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for xdist's transport."""
+        return asdict(self) | {"verdict": str(self.verdict)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Measurement":
+        """Read `to_dict` back."""
+        return cls(**(values | {"verdict": Verdict(values["verdict"])}))
+
+
+def worst(measurements: Iterable[Measurement]) -> Verdict:
+    """The verdict of a cell: the worst of those that apply; `untested` if there is no evidence at all."""
+    everything = list(measurements)
+    counted = [m.verdict for m in everything if m.evidence and m.verdict is not Verdict.NOT_APPLICABLE]
+    if counted:
+        return max(counted, key=ORDER.index)
+    excused = everything and all(m.evidence for m in everything)
+    return Verdict.NOT_APPLICABLE if excused else Verdict.UNTESTED
+
+
+def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]:
+    """(check, reference) → verdict, in the order of their first measurement."""
+    grouped: dict[tuple[str, str], list[Measurement]] = {}
+    for m in measurements:
+        grouped.setdefault((m.check, m.reference), []).append(m)
+    return {cell: worst(group) for cell, group in grouped.items()}
+
+
+def of_variant(cells: Iterable[Verdict]) -> str:
+    """The verdict of a variant from those of its cells."""
+    there = set(cells)
+    if there & {Verdict.FAILS, Verdict.ERROR}:
+        return "buggy"
+    if there & {Verdict.UNTESTED, Verdict.CAPPED} or not there - {Verdict.NOT_APPLICABLE}:
+        return "partial"
+    return "faithful with documented divergence" if Verdict.DIVERGES in there else "faithful"
+
+
+def rounded_up(value: float) -> str:
+    """A number as text, rounded up to a power of two, so that the same machine gives the same text."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = math.ceil(math.log2(abs(value)))
+    return f"{2.0**exponent:g}" if -4 <= exponent <= 20 else f"2^{exponent}"

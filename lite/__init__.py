@@ -1,0 +1,25 @@
+"""Minimal adapter methods: `attach` one or several to a model, train, `save`, `load`, `detach`.
+
+Every method is one file in `lite/variants/`, short enough to read beside its paper.
+"""
+
+from lite.checkpoint import load, save
+from lite.config import Config
+from lite.runtime import attach, detach
+from lite.variant import VARIANTS, Variant
+from lite.variants.delora import DeLoRAConfig
+from lite.variants.dora import DoRAConfig
+from lite.variants.lora import LoRAConfig
+
+__all__ = [
+    "VARIANTS",
+    "Config",
+    "DeLoRAConfig",
+    "DoRAConfig",
+    "LoRAConfig",
+    "Variant",
+    "attach",
+    "detach",
+    "load",
+    "save",
+]

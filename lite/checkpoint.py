@@ -1,0 +1,165 @@
+"""Save and load: one self-contained safetensors file with the configs, all adapter tensors and a fingerprint of the base.
+
+The file holds no d_out × d_in tensor and needs no calibration data. Its header's metadata is
+`format`, `version` and `adapters`: a JSON list of {variant, options, layers: {name: fingerprint}}.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lite.config import Config
+from lite.layers import Layer
+from lite.runtime import Adapter, attached, commit, full_name, plan
+from lite.variant import VARIANTS, variant_of
+
+FORMAT, VERSION = "lite-adapter", "1"
+
+
+def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
+    """Write all adapters of the model to `file`. An old file is replaced only by a complete new one.
+
+    Raises RuntimeError if nothing is attached, OSError if the file cannot be written.
+    """
+    attachment = attached(model)
+    if attachment is None:
+        raise RuntimeError(f"nothing is attached to this model, so there is nothing to save to {file}; call lite.attach first")
+    tensors = {
+        full_name(adapter.layer, name): value.detach().cpu().contiguous()
+        for adapter in attachment.adapters
+        for name, value in adapter.live().items()
+    }
+    groups = [
+        {
+            "variant": variant_of(config).name,
+            "options": config.to_dict(),
+            "layers": {a.layer.name: fingerprint(a.layer) for a in attachment.adapters if a.config is config},
+        }
+        for config in attachment.configs
+    ]
+    metadata = {"format": FORMAT, "version": VERSION, "adapters": json.dumps(groups)}
+    aside = Path(f"{os.fspath(file)}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, aside, metadata)
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
+    """Attach what `save` wrote; on a model with the very same configs attached, replace the values. Returns the model.
+
+    Raises FileNotFoundError, or ValueError for a file that is damaged, of another format, version, variant or base, or
+    whose tensors do not fit; RuntimeError if something else is attached. The model is then as it was.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no adapter file {file}")
+    metadata, tensors = _read(file)
+    groups = _groups(file, metadata)
+    configs = [config for config, _ in groups]
+    there = attached(model)
+    if there is not None and there.configs != configs:
+        raise RuntimeError(
+            f"the model has {_names(there.configs)} attached, {file} holds {_names(configs)}; call lite.detach first"
+        )
+    adapters = there.adapters if there else plan(model, configs)
+    _check_base(file, adapters, {name: print_ for _, layers in groups for name, print_ in layers.items()})
+    values = _fitting(file, adapters, tensors)
+    if there is None:
+        commit(model, configs, list(zip(adapters, values, strict=True)))
+    else:
+        with torch.no_grad():
+            for adapter, loaded in zip(adapters, values, strict=True):
+                for name, live in adapter.live().items():
+                    live.copy_(loaded[name])
+    return model
+
+
+def fingerprint(layer: Layer) -> str:
+    """SHA-256 over a layer's base weight and bias: dtype, shape and bits."""
+    digest = hashlib.sha256()
+    for tensor in (layer.weight, layer.bias):
+        if tensor is not None:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(file: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            # Clones: the file may be replaced while its memory map is alive.
+            return handle.metadata() or {}, {key: handle.get_tensor(key).clone() for key in handle.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no complete safetensors file: {error}") from error
+
+
+def _groups(file: str | os.PathLike[str], metadata: Mapping[str, str]) -> list[tuple[Config, dict[str, str]]]:
+    """The configs of a file, each with its layers' fingerprints."""
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file} has format {metadata.get('format')!r}, should be {FORMAT!r}: not written by lite.save")
+    if metadata.get("version") != VERSION:
+        raise ValueError(f"{file} has format version {metadata.get('version')!r}, this release reads {VERSION!r}")
+    try:
+        return [(_config(entry), dict(entry["layers"])) for entry in json.loads(metadata["adapters"])]
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} has an unreadable list of adapters: {error}") from error
+
+
+def _config(entry: dict[str, Any]) -> Config:
+    name = entry["variant"]
+    if name not in VARIANTS:
+        raise ValueError(f"variant {name!r} is unknown; known: {', '.join(VARIANTS)}")
+    return VARIANTS[name].config.from_dict(entry["options"])
+
+
+def _names(configs: list[Config]) -> str:
+    return ", ".join(repr(config) for config in configs)
+
+
+def _check_base(file: str | os.PathLike[str], adapters: list[Adapter], saved: Mapping[str, str]) -> None:
+    names = {adapter.layer.name for adapter in adapters}
+    if names != saved.keys():
+        raise ValueError(
+            f"{file} belongs to another model: only in the file {_some(saved.keys() - names)}, only in the model {_some(names - saved.keys())}"
+        )
+    for adapter in adapters:
+        layer = adapter.layer
+        if (now := fingerprint(layer)) != saved[layer.name]:
+            raise ValueError(
+                f"{file} was saved on another base: {layer.name} had fingerprint {saved[layer.name]!r:.20}, "
+                f"this model's {str(layer.weight.dtype)} {tuple(layer.weight.shape)} weight has {now!r:.20}"
+            )
+
+
+def _fitting(file: str | os.PathLike[str], adapters: list[Adapter], tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The file's tensors sorted by adapter, on its device; ValueError unless exactly the needed ones are there."""
+    needed = {full_name(adapter.layer, name): shape for adapter in adapters for name, shape in adapter.shapes.items()}
+    if needed.keys() != tensors.keys():
+        raise ValueError(
+            f"{file} holds other tensors than its config needs: missing {_some(needed.keys() - tensors.keys())}, "
+            f"extra {_some(tensors.keys() - needed.keys())}"
+        )
+    for name, shape in needed.items():
+        if tuple(tensors[name].shape) != shape or not tensors[name].is_floating_point():
+            raise ValueError(
+                f"{file}: {name} is {str(tensors[name].dtype)} {tuple(tensors[name].shape)}, should be floating-point {shape}"
+            )
+    return [
+        {name: tensors[full_name(adapter.layer, name)].to(adapter.layer.weight.device) for name in adapter.shapes}
+        for adapter in adapters
+    ]
+
+
+def _some(names: set[str]) -> str:
+    """A few names, for a message."""
+    listed = sorted(names)
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") if listed else "none"

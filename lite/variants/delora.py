@@ -1,0 +1,83 @@
+"""DeLoRA: a low-rank update whose strength λ is decoupled from the directions of its factors.
+
+y = x Wᵀ + b + (λ/r)·Σ_i b_i (a_i ∘ n)·drop(x) / (‖a_i‖·‖b_i‖);  a_i rows of A, b_i columns of B, n_j = ‖W[:, j]‖₂ per input
+channel, frozen; both norms are clamped from below at 1e-4.
+Identity at init: B = 0, so the added term is exactly zero.
+Departures: the paper subtracts a frozen copy of the initial update instead of starting at B = 0; peft does as here.
+All factors are folded into A (r, d_in) and B (d_out, r) before they meet x; the same function, cheaper.
+Sources: Bini et al. 2025 (arXiv:2503.18225) eq. 5–8; peft `tuners/delora/layer.py` (`DeloraLinear.forward`).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lite.config import Config, finite, option, options, positive_int, probability
+from lite.layers import Layer
+from lite.variant import Shapes, Tensors, Variant, register
+
+MIN_NORM = 1e-4  # peft's clamp; the gradient through a clamped norm is zero
+
+
+@options
+class DeLoRAConfig(Config):
+    """DeLoRA (arXiv:2503.18225).
+
+    r: rank of the update.
+    lambda0: initial strength λ, the bound on the update's norm relative to the weight's.
+    dropout: probability of dropping an element of the adapter's input while training.
+    """
+
+    r: int = option(8, positive_int)
+    lambda0: float = option(15.0, finite)
+    dropout: float = option(0.0, probability)
+
+
+def parameters(config: DeLoRAConfig, layer: Layer) -> Shapes:
+    return {"lora_A": (config.r, layer.d_in), "lora_B": (layer.d_out, config.r), "lora_lambda": ()}
+
+
+def buffers(config: DeLoRAConfig, layer: Layer) -> Shapes:
+    return {"lora_wnorm": (layer.d_in,)}
+
+
+def init(config: DeLoRAConfig, layer: Layer) -> dict[str, Tensor]:
+    A = torch.empty(config.r, layer.d_in, dtype=torch.float32, device="cpu")
+    nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+    return {
+        "lora_A": A,
+        "lora_B": torch.zeros(layer.d_out, config.r),
+        "lora_lambda": torch.tensor(float(config.lambda0), dtype=torch.float64),
+        "lora_wnorm": torch.linalg.norm(layer.weight, dim=0),
+    }
+
+
+def forward(config: DeLoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
+    A, B = t["lora_A"], t["lora_B"]
+    norm_a = A.norm(dim=1).clamp(min=MIN_NORM)  # (r,)
+    norm_b = B.norm(dim=0).clamp(min=MIN_NORM)  # (r,)
+    strength = t["lora_lambda"] / config.r / norm_a  # (r,)
+    x = F.dropout(x, config.dropout, layer.module.training)
+    # Each norm divides its own factor: their product overflows in float16 at B = 0.
+    return y + F.linear(F.linear(x, strength[:, None] * A * t["lora_wnorm"]), B / norm_b)
+
+
+DELORA = register(
+    Variant(
+        name="delora",
+        config=DeLoRAConfig,
+        parameters=parameters,
+        buffers=buffers,
+        init=init,
+        forward=forward,
+        reads_weight=True,
+        peft={
+            "lora_A": "delora_A",
+            "lora_B": "delora_B",
+            "lora_lambda": {"name": "delora_lambda", "shape": (1,)},
+            "lora_wnorm": "delora_w_norm",
+        },
+    )
+)

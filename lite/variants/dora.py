@@ -1,0 +1,67 @@
+"""DoRA: the adapted weight's direction from a low-rank update, its row norms from a trainable magnitude.
+
+y = b + (m/n) ∘ (x Vᵀ),  V = W + s·BA,  n_i = ‖V_i‖₂ per output row, detached;  m (d_out,) starts at ‖W_i‖₂
+With dropout in training: y = x Wᵀ + b + (m/n − 1) ∘ (drop(x) Wᵀ) + (m/n) ∘ s·(drop(x) Aᵀ) Bᵀ.
+Identity at init: B = 0 and m = n, so m/n is exactly 1 and the added terms exactly zero.
+Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this.
+Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lite.config import options
+from lite.layers import Layer
+from lite.variant import Shapes, Tensors, Variant, register
+from lite.variants import lora
+
+
+@options
+class DoRAConfig(lora.LoRAConfig):
+    """DoRA (arXiv:2402.09353).
+
+    r: rank of the update.
+    alpha: numerator of its scale.
+    dropout: probability of dropping an element of the adapter's input while training; the base result's correction
+        sees the same dropped input, as in peft.
+    rslora: scale by alpha/√r instead of alpha/r.
+    init: of A, "kaiming" (uniform ±1/√d_in) or "gaussian" (standard deviation 1/r); B starts at zero.
+    """
+
+
+def parameters(config: DoRAConfig, layer: Layer) -> Shapes:
+    return lora.parameters(config, layer) | {"lora_m": (layer.d_out,)}
+
+
+def init(config: DoRAConfig, layer: Layer) -> dict[str, Tensor]:
+    # Through the adapter's dtype, as `forward` computes n: then m/n is exactly 1.
+    weight = layer.weight.to(config.dtype or layer.weight.dtype)
+    return lora.init(config, layer) | {"lora_m": torch.linalg.norm(weight, dim=1)}
+
+
+def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
+    A, B, m = t["lora_A"], t["lora_B"], t["lora_m"]
+    s, bias, W = lora.scale(config), layer.bias, layer.weight.to(m.dtype)
+    with torch.no_grad():
+        n = torch.linalg.norm(W + s * (B @ A), dim=1)  # (d_out,)
+    gain = m / n
+    if config.dropout and layer.module.training:
+        x = F.dropout(x, config.dropout)
+        base = F.linear(x, W)
+    else:
+        base = y if bias is None else y - bias
+    return y + (gain - 1) * base + gain * F.linear(F.linear(x, A) * s, B)
+
+
+DORA = register(
+    Variant(
+        name="dora",
+        config=DoRAConfig,
+        parameters=parameters,
+        init=init,
+        forward=forward,
+        reads_weight=True,
+        peft=lora.LORA.peft | {"lora_m": "lora_magnitude_vector"},
+    )
+)

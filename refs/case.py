@@ -1,0 +1,95 @@
+"""A case: everything that decides a run."""
+
+import ast
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Frozen, printable, rebuilt from its own `repr`. Numbers follow from it alone (`refs.problem`).
+
+    d_in, d_out, rank, alpha: of the layer and its adapter; rank and alpha None = the implementation's default, or no such option.
+    bias, layer: the base layer; "linear", "conv1d" (weight stored transposed), "other" (linear-like, no `nn.Linear`).
+    call: how the layer is called, "positional" or "keyword".
+    batch: leading shape of x (…, d_in).
+    dtype, adapter_dtype: of the base and, if it differs, of the adapter.
+    weight: kind of base weight and input: "random", "gap", "flat", "deficient", or "minilm:MODULE" (pretrained, real tokens).
+    options: the variant's own options as (name, value) pairs, named as in lite's config.
+    mode: "eval" or "train". state: "init", "perturbed", or one of the variant's own states.
+    """
+
+    d_in: int
+    d_out: int
+    rank: int | None = None
+    alpha: float | None = None
+    bias: bool = True
+    layer: str = "linear"
+    call: str = "positional"
+    batch: tuple[int, ...] = (5,)
+    dtype: str = "float64"
+    adapter_dtype: str | None = None
+    device: str = "cpu"
+    weight: str = "random"
+    options: tuple[tuple[str, Any], ...] = ()
+    mode: str = "train"
+    state: str = "perturbed"
+    seed: int = 0
+
+    def but(self, **changes: Any) -> "Case":
+        """The same case with some fields changed; `options` are merged into those there are."""
+        if "options" in changes:
+            changes["options"] = tuple((dict(self.options) | dict(changes["options"])).items())
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """Rebuild a case from its `repr`; ValueError for anything else. Runs nothing."""
+        try:
+            call = ast.parse(text, mode="eval").body
+            if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Case" or call.args:
+                raise ValueError("not a call of Case with keywords")
+            return cls(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(f"{text!r} is no case: {error}") from error
+
+    def option(self, name: str, default: Any) -> Any:
+        """The value of one of the variant's own options."""
+        return dict(self.options).get(name, default)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The base dtype as torch's own."""
+        return as_dtype(self.dtype)
+
+    @property
+    def id(self) -> str:
+        """Short and unique among a suite's cases; what `--case` takes."""
+        parts = [
+            f"{self.d_in}x{self.d_out}" if not self.weight.startswith("minilm") else self.weight.replace("minilm:", "minilm."),
+            f"r{self.rank}" if self.rank else "",
+            f"alpha{self.alpha:g}" if self.alpha else "",
+            "" if self.bias else "nobias",
+            "" if self.layer == "linear" else self.layer,
+            "" if self.call == "positional" else self.call,
+            "x".join(map(str, self.batch)),
+            self.weight if not self.weight.startswith("minilm") else "",
+            *(f"{name}={value}" for name, value in self.options),
+            self.mode,
+            self.state,
+            self.dtype + (f"+{self.adapter_dtype}" if self.adapter_dtype else ""),
+            f"seed{self.seed}" if self.seed else "",
+            "" if self.device == "cpu" else self.device,
+        ]
+        return "-".join(part for part in parts if part)
+
+
+def as_dtype(name: str) -> torch.dtype:
+    """The torch dtype of that name; ValueError for anything else."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no torch dtype")
+    return dtype

@@ -1,0 +1,95 @@
+"""DeLoRA: W′ = W + (λ/r)·Σ_i b_i (a_i ∘ n)ᵀ/(‖a_i‖‖b_i‖), n_j = ‖W[:, j]‖₂ (arXiv:2503.18225 eq. 5–8).
+
+The paper divides by the bare norms; with B = 0 at init that is 0/0. peft clamps both at 1e-4, and so does this form.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from refs.case import Case
+from refs.formula import Exactly, Formula, Init, Tensors, Uniform
+from refs.peft_layer import ADAPTER, PeftLayer
+
+DEFAULT_RANK, DEFAULT_LAMBDA = 8, 15.0
+CLAMP = 1e-4
+
+
+def rank(case: Case) -> int:
+    """r of a case, or its default."""
+    return case.rank or DEFAULT_RANK
+
+
+def init(case: Case, weight: Tensor) -> dict[str, Init]:
+    """A random, B zero, λ at its option."""
+    d_out, d_in = weight.shape
+    lambda0 = case.option("lambda0", DEFAULT_LAMBDA)
+    return {
+        "lora_A": Uniform(d_in**-0.5, (rank(case), d_in)),
+        "lora_B": Exactly(torch.zeros(d_out, rank(case), dtype=torch.float64)),
+        "lora_lambda": Exactly(torch.tensor(lambda0, dtype=torch.float64)),
+    }
+
+
+def frozen(case: Case, weight: Tensor) -> Tensors:
+    """The norm of every input channel of the base weight."""
+    return {"lora_wnorm": weight.square().sum(dim=0).sqrt()}
+
+
+def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The dense weight of the formula, a sum of r outer products."""
+    A, B, n = p["lora_A"], p["lora_B"], frozen(case, weight)["lora_wnorm"]
+    update = torch.zeros_like(weight)
+    for a, b in zip(A, B.T, strict=True):
+        update = update + torch.outer(b, a) / (a.norm().clamp(min=CLAMP) * b.norm().clamp(min=CLAMP))
+    return weight + p["lora_lambda"] / rank(case) * update * n, bias
+
+
+def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:
+    """A around its start, B of A's size; the update does not depend on their sizes, so λ carries the strength."""
+    size = start["lora_A"].std()
+    return {
+        "lora_A": start["lora_A"] + 0.3 * size * noise["lora_A"],
+        "lora_B": size * noise["lora_B"],
+        "lora_lambda": torch.tensor(strength, dtype=torch.float64),
+    }
+
+
+def clamped(case: Case, perturbed: Tensors) -> Tensors:
+    """One column of B and one row of A below the clamp, the next ones just above it."""
+    A, B = perturbed["lora_A"].clone(), perturbed["lora_B"].clone()
+    A[0] *= 0.7 * CLAMP / A[0].norm()
+    B[:, 0] *= 1.3 * CLAMP / B[:, 0].norm()
+    A[1] *= 1.3 * CLAMP / A[1].norm()
+    B[:, 1] *= 0.7 * CLAMP / B[:, 1].norm()
+    return perturbed | {"lora_A": A, "lora_B": B}
+
+
+FORMULA = Formula(
+    source="arXiv:2503.18225 eq. 5–8, norms clamped at 1e-4",
+    init=init,
+    frozen=frozen,
+    adapted=adapted,
+    moved=moved,
+    states={"clamped": clamped},
+)
+
+
+def reset(layer: Any, case: Case) -> None:
+    """peft's own init."""
+    layer.reset_delora_parameters(ADAPTER, True, case.option("lambda0", DEFAULT_LAMBDA))
+
+
+def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
+    """The installed peft's DeLoRA, through the variant's map."""
+    return PeftLayer(
+        config=peft.DeloraConfig,
+        words={"rank": "r", "lambda0": "delora_lambda", "dropout": "module_dropout"},
+        reset=reset,
+        map=names,
+        formula=FORMULA,
+        source="tuners/delora/layer.py",
+    )

@@ -1,0 +1,62 @@
+"""Maps between canonical and foreign tensors. A map is data; this module carries values in and gradients out.
+
+Notation, per canonical name: the foreign name, or a mapping with `name` and any of
+`transpose` (bool), `shape` (the foreign shape), `sign` (±1) and `scale` (a number): foreign = scale · sign · reshape(transpose(canonical)).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How one canonical tensor is stored elsewhere."""
+
+    name: str
+    transpose: bool = False
+    shape: tuple[int, ...] | None = None
+    factor: float = 1.0
+
+    def carry_in(self, canonical: Tensor) -> Tensor:
+        """Canonical value → foreign value."""
+        turned = canonical.T if self.transpose else canonical
+        return (turned if self.shape is None else turned.reshape(self.shape)) * self.factor
+
+    def carry_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Foreign value → canonical value; ValueError if the foreign shape does not fit `shape`."""
+        return self._unshape(foreign, shape) / self.factor
+
+    def gradient_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Gradient by the foreign tensor → gradient by the canonical one: the transposed map, not the inverse."""
+        return self._unshape(foreign, shape) * self.factor
+
+    def _unshape(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
+        turned = shape[::-1] if self.transpose else shape
+        expected = turned if self.shape is None else self.shape
+        if tuple(foreign.shape) != expected:
+            raise ValueError(f"{self.name} has shape {tuple(foreign.shape)}, should be {expected} for canonical {shape}")
+        flat = foreign.reshape(turned)
+        return flat.T if self.transpose else flat
+
+
+def parse(data: Mapping[str, Any]) -> dict[str, Entry]:
+    """Read a map from its data; ValueError that shows the bad entry and the notation."""
+    return {canonical: _entry(canonical, spec) for canonical, spec in data.items()}
+
+
+def _entry(canonical: str, spec: Any) -> Entry:
+    if isinstance(spec, str):
+        return Entry(spec)
+    known = {"name", "transpose", "shape", "sign", "scale"}
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str) or not spec.keys() <= known:
+        raise ValueError(
+            f"map entry {canonical}: {spec!r} should be a name, or a mapping with name and any of transpose, shape, sign, scale"
+        )
+    factor = float(spec.get("sign", 1)) * float(spec.get("scale", 1))
+    if factor == 0:
+        raise ValueError(f"map entry {canonical}: {spec!r} multiplies by zero")
+    shape = spec.get("shape")
+    return Entry(spec["name"], bool(spec.get("transpose", False)), None if shape is None else tuple(shape), factor)

@@ -1,0 +1,97 @@
+"""The reference `peft`: layers of the installed release, through the map that the variant declares."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+from refs.bases import base_layer
+from refs.case import Case, as_dtype
+from refs.formula import Formula
+from refs.maps import parse
+from refs.problem import Problem
+from refs.subject import Subject
+
+ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PeftLayer:
+    """One peft method as an implementation.
+
+    config: peft's config class, with whatever switches the method on.
+    words: the case's rank, alpha and options in peft's words: a name, or (name, {our value: peft's value}).
+    reset: (layer, case) → the layer's own init, run again; seeded immediately before.
+    map: canonical name → name in peft's checkpoint, as the variant declares it.
+    kinds: the base layers peft accepts for this method.
+    source: file of the installed package.
+    """
+
+    config: Callable[..., Any]
+    words: Mapping[str, str | tuple[str, Mapping[Any, Any]]]
+    reset: Callable[[Any, Case], None]
+    map: Mapping[str, Any]
+    formula: Formula
+    source: str
+    kinds: tuple[str, ...] = ("linear",)
+    name: str = "peft"
+
+    @property
+    def version(self) -> str:
+        """The installed release and the file."""
+        return f"peft {metadata.version('peft')}, {self.source}"
+
+    def refuses(self, case: Case) -> str | None:
+        """Base layers that peft does not take."""
+        return (
+            None
+            if case.layer in self.kinds
+            else f"peft {metadata.version('peft')} does not take a base layer of kind {case.layer!r}"
+        )
+
+    def build(self, case: Case, problem: Problem) -> Subject:
+        """A peft layer at its own init."""
+        host = nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})
+        peft.inject_adapter_in_model(self.config(target_modules=["layer"], **self.arguments(case)), host, ADAPTER)
+        layer: Any = host["layer"]
+        torch.manual_seed(case.seed)
+        self.reset(layer, case)
+        entries = parse(self.map)
+        tensors = _tensors(layer, {entry.name for entry in entries.values()})
+        if case.adapter_dtype:
+            for entry in entries.values():
+                tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype))
+        call = layer if case.call == "positional" else partial(_by_keyword, layer)
+        return Subject(layer, call, entries, tensors, self.formula.shapes(case, problem.weight))
+
+    def arguments(self, case: Case) -> dict[str, Any]:
+        """What the case asks for, in peft's words; ValueError for an option that has none."""
+        asked = {name: value for name, value in (("rank", case.rank), ("alpha", case.alpha)) if value is not None}
+        arguments = {}
+        for name, value in (asked | dict(case.options)).items():
+            if name not in self.words:
+                raise ValueError(f"{self.source}: no word for {name}={value!r}; known: {', '.join(self.words)}")
+            word = self.words[name]
+            key, translated = (word, value) if isinstance(word, str) else (word[0], word[1][value])
+            arguments[key] = translated
+        return arguments
+
+
+def _by_keyword(layer: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = layer(x=x)
+    return output
+
+
+def _tensors(layer: nn.Module, mapped: set[str]) -> dict[str, Tensor]:
+    """A layer's tensors under the names of peft's checkpoint: without the adapter's name, and `weight` dropped where peft does."""
+    found = {}
+    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        short = name.replace(f".{ADAPTER}", "")
+        bare = short.removesuffix(".weight")
+        found[bare if bare in mapped else short] = tensor
+    return found

@@ -1,0 +1,134 @@
+"""The numbers of a case: weight, input, parameters, cotangent. Everybody who runs the case gets the same."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from refs import minilm
+from refs.case import Case
+from refs.formula import Exactly, Formula, Normal, Tensors, Uniform
+from refs.numbers import normal, spectrum, uniform
+
+EFFECT = 0.3  # how far the perturbed adapter moves the output, relative to its norm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """float64 tensors whose values the case's dtype can hold.
+
+    effect: ‖y − y_base‖/‖y_base‖ of the closed form in float64, without dropout.
+    """
+
+    x: Tensor  # (*batch, d_in)
+    weight: Tensor  # (d_out, d_in)
+    bias: Tensor | None  # (d_out,)
+    parameters: Tensors
+    cotangent: Tensor  # (*batch, d_out)
+    effect: float
+
+
+def rounded(tensor: Tensor, case: Case) -> Tensor:
+    """To the nearest number the case's dtype can hold."""
+    return tensor.to(case.torch_dtype).to(torch.float64)
+
+
+def base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Weight, bias and input of a case, before any adapter."""
+    if case.weight.startswith("minilm:"):
+        name = case.weight.removeprefix("minilm:")
+        module, seen = minilm.model().get_submodule(name), minilm.activations(name)
+        assert isinstance(module, torch.nn.Linear)
+        weight, bias = module.weight.detach().double(), module.bias.detach().double() if case.bias else None
+        x = seen[: case.batch[0], : case.batch[1]].double()
+        if (case.d_out, case.d_in) != weight.shape or (*case.batch, case.d_in) != x.shape:
+            raise ValueError(f"{name} is {tuple(weight.shape)} with input {tuple(seen.shape)}; the case says {case!r}")
+    else:
+        weight = _weight(case)
+        bias = normal(case.seed, "bias", shape=(case.d_out,)) if case.bias else None
+        x = normal(case.seed, "x", shape=(*case.batch, case.d_in))
+    # The base is what float32 can hold even in float64: some references can only be built in float32 and then cast.
+    coarse = case.but(dtype="float32") if case.dtype == "float64" else case
+    return rounded(weight, coarse), None if bias is None else rounded(bias, coarse), rounded(x, case)
+
+
+def _weight(case: Case) -> Tensor:
+    """(d_out, d_in) of the case's kind; singular values of order one."""
+    d_out, d_in, k = case.d_out, case.d_in, min(case.d_out, case.d_in)
+    match case.weight:
+        case "random":
+            return normal(case.seed, "weight", shape=(d_out, d_in)) / d_in**0.5
+        case "gap":
+            values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
+        case "flat":
+            values = torch.ones(k)
+        case "deficient":
+            values = torch.where(torch.arange(k) < (k + 1) // 2, 1.0, 0.0) * torch.linspace(2, 1, k)
+        case kind:
+            raise ValueError(f"unknown weight kind {kind!r}; known: random, gap, flat, deficient, minilm:MODULE")
+    return spectrum(case.seed, "weight", d_out=d_out, d_in=d_in, values=values.double())
+
+
+def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
+    """The trainables at init, drawn from the formula's own description."""
+    values = {}
+    for name, init in formula.init(case, weight).items():
+        match init:
+            case Exactly(value):
+                values[name] = value.double()
+            case Uniform(bound, shape):
+                values[name] = (uniform(case.seed, "init", name, shape=shape) * 2 - 1) * bound
+            case Normal(std, shape):
+                values[name] = normal(case.seed, "init", name, shape=shape) * std
+    return values
+
+
+def _effect(case: Case, formula: Formula, parameters: Tensors) -> tuple[float, Tensor]:
+    """How far the adapter moves the output, relative, and the move itself."""
+    weight, bias, x = base(case)
+    adapted, shifted = formula.adapted(case, weight, bias, parameters)
+    plain = linear(x, weight, bias)
+    move = linear(x, adapted, shifted) - plain
+    return float(move.norm() / plain.norm()), move
+
+
+def _perturbed(case: Case, formula: Formula, at_start: Tensors) -> Tensors:
+    """Every trainable moved, so far that the output moves by `EFFECT`: the strength is doubled, then bisected."""
+    noise = {name: normal(case.seed, "noise", name, shape=tuple(value.shape)) for name, value in at_start.items()}
+
+    def reaches(strength: float) -> bool:
+        return _effect(case, formula, formula.moved(case, at_start, noise, strength))[0] >= EFFECT
+
+    low, high = 0.0, 2.0**-10
+    while not reaches(high) and high < 2.0**20:
+        low, high = high, high * 2
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return formula.moved(case, at_start, noise, high)
+
+
+@functools.lru_cache(maxsize=256)
+def _problem(case: Case, formula: Formula) -> Problem:
+    weight, bias, x = base(case)
+    parameters = start(case, formula, weight)
+    if case.state != "init":
+        parameters = _perturbed(case, formula, parameters)
+    if case.state not in ("init", "perturbed"):
+        if case.state not in formula.states:
+            raise ValueError(f"unknown state {case.state!r}; known: init, perturbed, {', '.join(formula.states)}")
+        parameters = formula.states[case.state](case, parameters)
+    parameters = {name: rounded(value, case) for name, value in parameters.items()}
+    effect, move = _effect(case, formula, parameters)
+    # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
+    cotangent = normal(case.seed, "cotangent", shape=tuple(move.shape))
+    if effect > 2.0**-20:  # below, the move is rounding noise
+        cotangent = cotangent + move * (cotangent.norm() / move.norm())
+    return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect)
+
+
+def problem(case: Case, formula: Formula) -> Problem:
+    """The numbers of a case. They do not depend on how it is run: mode, layer kind, call and adapter dtype."""
+    return _problem(case.but(mode="train", layer="linear", call="positional", adapter_dtype=None), formula)

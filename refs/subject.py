@@ -1,0 +1,117 @@
+"""A subject: an adapter on one base layer, built for a case, its tensors under canonical names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from refs.case import Case
+from refs.formula import Tensors
+from refs.maps import Entry
+from refs.problem import Problem
+
+Trace = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A live adapter.
+
+    module: what is trained and put into train or eval mode.
+    call: (x) → output; x (…, d_in).
+    map: canonical name → foreign name in `tensors`.
+    tensors: the foreign tensors by foreign name: parameters and buffers alike.
+    shapes: canonical shapes of what the map names.
+    """
+
+    module: nn.Module
+    call: Callable[[Tensor], Tensor]
+    map: Mapping[str, Entry]
+    tensors: Mapping[str, Tensor]
+    shapes: Shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The live foreign tensor behind a canonical name; KeyError that shows what there is."""
+        if name not in self.map:
+            raise KeyError(f"the map has no entry {name}; it has {', '.join(sorted(self.map))}")
+        foreign = self.map[name].name
+        if foreign not in self.tensors:
+            raise KeyError(f"{name} is mapped to {foreign}, which is not there; there are {', '.join(sorted(self.tensors))}")
+        return self.tensors[foreign]
+
+    def read(self, name: str) -> Tensor:
+        """A copy of the value under a canonical name, in canonical orientation."""
+        return self.map[name].carry_out(self[name].detach(), self.shapes[name]).clone()
+
+    @property
+    def trainable(self) -> set[str]:
+        """Foreign names of everything that would be trained."""
+        return {name for name, tensor in self.tensors.items() if tensor.requires_grad}
+
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        """Copy canonical values in."""
+        with torch.no_grad():
+            for name, value in values.items():
+                target = self[name]
+                foreign = self.map[name].carry_in(value)
+                if foreign.shape != target.shape:
+                    raise ValueError(
+                        f"{name} should be written to {self.map[name].name} as {tuple(foreign.shape)}, it is {tuple(target.shape)}"
+                    )
+                target.copy_(foreign)
+
+
+class Implementation(Protocol):
+    """Something that builds subjects: lite, a reference, somebody's own layer."""
+
+    @property
+    def name(self) -> str:
+        """What pages call it."""
+
+    def refuses(self, case: Case) -> str | None:
+        """Why it cannot build this case, or None."""
+
+    def build(self, case: Case, problem: Problem) -> Subject:
+        """A subject at its own init, seeded with `case.seed` immediately before it."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs use one torch thread, so that sums are taken in one order whatever `-n` says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None = None) -> Trace:
+    """Run once. In train mode: output, grad.x and grad.NAME for every trainable of the case, in canonical orientation;
+    in eval mode the output alone (a layer may have merged its weights there).
+
+    values: trainables to copy in first; None leaves the subject's own. Dropout is seeded with `case.seed`.
+    The trace owns its tensors. A trainable that the output does not depend on gets a gradient of zeros.
+    """
+    if values is not None:
+        subject.write(values)
+    subject.module.train(case.mode == "train")
+    names = list(problem.parameters)
+    live = [subject[name] for name in names]
+    x = problem.x.to(case.device, case.torch_dtype, copy=True).requires_grad_()
+    with one_thread():
+        torch.manual_seed(case.seed)
+        output = subject.call(x)
+        trace: Trace = {"output": output.detach().clone()}
+        if case.mode == "eval" or output.shape != problem.cotangent.shape:  # a wrong shape is the check's to report
+            return trace
+        cotangent = problem.cotangent.to(output.device, output.dtype)
+        gradients = torch.autograd.grad(output, [x, *live], cotangent, allow_unused=True)
+    for name, tensor, gradient in zip(["x", *names], [x, *live], gradients, strict=True):
+        value = torch.zeros_like(tensor) if gradient is None else gradient.detach().clone()
+        trace[f"grad.{name}"] = value if name == "x" else subject.map[name].gradient_out(value, subject.shapes[name])
+    return trace
