@@ -63,7 +63,7 @@ class FactoryLayer:
             torch.manual_seed(case.seed)
             self.reset(module, case)
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-        call = module if case.call == "positional" else partial(_by_keyword, module, self.input_name)
+        call = module if case.call == "positional" else partial(_by_keyword, module, str(self.input_name))
         return Subject(module, call, self.map, tensors, self.formula.shapes(case, problem.weight))
 
     def save(self, subject: Subject, file: Path) -> None:
@@ -178,7 +178,7 @@ def _candidate(
     reset: Callable[[Any, Case], Any] | None,
     input_name: str | None,
 ) -> Candidate:
-    if hasattr(factory, "build"):
+    if isinstance(factory, Candidate):
         return factory
     if not callable(factory):
         raise TypeError(f"factory should be a function (base layer, case) → nn.Module, got {factory!r}")

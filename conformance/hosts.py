@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from refs.bases import OtherLinear, base_layer
 from refs.case import Case
@@ -41,27 +42,30 @@ def host_input() -> Tensor:
     return normal("host", "x", shape=(2, 3, WIDTH)).float()
 
 
-class Quantised(OtherLinear):
+class Quantised(nn.Module):
     """Linear-like with a packed integer weight, as quantisation libraries keep it."""
 
     def __init__(self) -> None:
-        super().__init__(INNER, WIDTH, bias=True)
+        super().__init__()
+        self.in_features, self.out_features = INNER, WIDTH
         packed = (normal("packed", shape=(INNER * WIDTH // 2, 1)) * 20).to(torch.int8)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, 8) → (…, 12)."""
+        return linear(x, self.weight.reshape(WIDTH, -1).repeat(1, 2).to(x.dtype))
 
 
 class Brittle(OtherLinear):
     """Linear-like that refuses to be changed: one of the ways in which attaching can fail midway."""
 
     def __init__(self, refuses: str) -> None:
-        super().__init__(INNER, WIDTH, bias=True)
+        super().__init__(INNER, WIDTH, bias=False)
         nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
-        self.refuses = refuses
+        self.refuses: str | None = refuses
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Raises once `refuses` is set to it."""
+        """Raises if `refuses` names it."""
         self._maybe("parameter")
         super().register_parameter(name, param)
 

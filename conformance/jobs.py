@@ -38,7 +38,7 @@ class Job:
             return trial.measured
         try:
             self.check.function(trial)
-        except Exception as error:  # noqa: BLE001 a candidate may raise anything
+        except Exception as error:  # a candidate may raise anything
             last = traceback.extract_tb(error.__traceback__)[-1]
             got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
             trial.report(Verdict.ERROR, "run", got=got, should="no exception")
@@ -74,9 +74,11 @@ def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[M
     for m in measurements:
         if divergence.covers(m):
             there = m.verdict is Verdict.FAILS and low <= m.error <= high
-            reason = f"{divergence.id}: {divergence.reason} ({divergence.link})"
-            stale = {"verdict": Verdict.FAILS, "should": f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"}
-            m = replace(m, verdict=Verdict.DIVERGES, reason=reason) if there else replace(m, **stale)
+            if there:
+                m = replace(m, verdict=Verdict.DIVERGES, reason=f"{divergence.id}: {divergence.reason} ({divergence.link})")
+            else:
+                should = f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"
+                m = replace(m, verdict=Verdict.FAILS, got=m.got or f"off by {m.error:.3g} {m.unit}", should=should)
         seen.append(m)
     return seen
 

@@ -31,4 +31,5 @@ def parametrized(suite: Suite, candidate: Implementation | None = None) -> Calla
         if verdict is Verdict.UNTESTED:
             pytest.skip("; ".join(dict.fromkeys(m.reason for m in measurements if m.reason)))
 
-    return test
+    made: Callable[..., None] = test
+    return made

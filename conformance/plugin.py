@@ -63,7 +63,7 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take them from the call's report, wherever the test ran."""
         if report.when == "call":
-            found = [value for name, value in report.user_properties if name == PROPERTY]
+            found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
             self.cells += [(place, [Measurement.from_dict(m) for m in values]) for place, values in found]
 
     @pytest.hookimpl(tryfirst=True)

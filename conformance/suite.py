@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -28,7 +28,9 @@ class Reference(Implementation, Protocol):
 class Lifecycle(Protocol):
     """A library's runtime: how its adapters come, go and are stored. Options are named as in lite's configs."""
 
-    reads_weight: bool
+    @property
+    def reads_weight(self) -> bool:
+        """Whether the method needs a dense weight, so that quantised layers are refused."""
 
     def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
         """Attach one adapter per request to the layers it targets (`target_names`)."""
@@ -46,6 +48,7 @@ class Lifecycle(Protocol):
         """The same runtime with another variant."""
 
 
+@runtime_checkable
 class Candidate(Implementation, Protocol):
     """What is being judged."""
 

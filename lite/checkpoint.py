@@ -49,7 +49,7 @@ def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
     aside = Path(f"{os.fspath(file)}.{os.getpid()}.tmp")
     try:
         save_file(tensors, aside, metadata)
-        os.replace(aside, file)
+        aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -136,7 +136,7 @@ def _check_base(file: str | os.PathLike[str], adapters: list[Adapter], saved: Ma
         if (now := fingerprint(layer)) != saved[layer.name]:
             raise ValueError(
                 f"{file} was saved on another base: {layer.name} had fingerprint {saved[layer.name]!r:.20}, "
-                f"this model's {str(layer.weight.dtype)} {tuple(layer.weight.shape)} weight has {now!r:.20}"
+                f"this model's {layer.weight.dtype!s} {tuple(layer.weight.shape)} weight has {now!r:.20}"
             )
 
 
@@ -151,7 +151,7 @@ def _fitting(file: str | os.PathLike[str], adapters: list[Adapter], tensors: Map
     for name, shape in needed.items():
         if tuple(tensors[name].shape) != shape or not tensors[name].is_floating_point():
             raise ValueError(
-                f"{file}: {name} is {str(tensors[name].dtype)} {tuple(tensors[name].shape)}, should be floating-point {shape}"
+                f"{file}: {name} is {tensors[name].dtype!s} {tuple(tensors[name].shape)}, should be floating-point {shape}"
             )
     return [
         {name: tensors[full_name(adapter.layer, name)].to(adapter.layer.weight.device) for name in adapter.shapes}

@@ -23,7 +23,7 @@ def option(default: Any, check: Check) -> Any:
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
 def options(cls: type[C]) -> type[C]:
     """Make `cls` a frozen, keyword-only dataclass whose `TypeError` for an unknown option lists the known ones."""
-    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     known = [field.name for field in dataclasses.fields(made)]
     generated = made.__init__
 
@@ -36,7 +36,7 @@ def options(cls: type[C]) -> type[C]:
         generated(self, **given)
 
     made.__init__ = init
-    return made
+    return cls
 
 
 def positive_int(value: Any) -> str | None:

@@ -49,13 +49,15 @@ class Layer:
 
 def as_layer(name: str, module: nn.Module) -> Layer | None:
     """`module` as a `Layer`, or None if it is not linear-like."""
-    if not isinstance(getattr(module, "weight", None), Tensor):
+    stored = getattr(module, "weight", None)
+    if not isinstance(stored, Tensor):
         return None
     d_in, d_out = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if isinstance(d_in, int) and isinstance(d_out, int):
         return Layer(name, module, d_in, d_out, transposed=False)
-    if type(module).__name__ == "Conv1D" and module.weight.ndim == 2:  # transformers': (d_in, d_out)
-        return Layer(name, module, *module.weight.shape, transposed=True)
+    if type(module).__name__ == "Conv1D" and stored.ndim == 2:  # transformers': (d_in, d_out)
+        d_in, d_out = stored.shape
+        return Layer(name, module, d_in, d_out, transposed=True)
     return None
 
 

@@ -130,7 +130,7 @@ def _check_fits(adapter: Adapter) -> None:
     if variant.reads_weight and not layer.is_dense:
         raise ValueError(
             f"{where}: the method reads the weight as a dense floating-point ({layer.d_out}, {layer.d_in}) matrix, "
-            f"but it is {str(layer.weight.dtype)} {tuple(layer.weight.shape)}; dequantise the layer or exclude it"
+            f"but it is {layer.weight.dtype!s} {tuple(layer.weight.shape)}; dequantise the layer or exclude it"
         )
     if layer.is_dense is False and layer.weight.is_floating_point():
         raise ValueError(

@@ -33,7 +33,7 @@ class Variant:
     init: Callable[[Any, Layer], Tensors]
     forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor]
     reads_weight: bool
-    peft: Mapping[str, Any]
+    peft: dict[str, Any]
 
 
 def register(variant: Variant) -> Variant:

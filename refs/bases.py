@@ -1,5 +1,7 @@
 """Base layers for a case, with given weight and bias."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -27,7 +29,7 @@ INPUT_NAMES = {"linear": "input", "conv1d": "x", "other": "hidden_states"}
 
 def base_layer(case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """A fresh base layer in the case's dtype, holding weight (d_out, d_in) and bias (d_out,); ValueError for an unknown kind."""
-    layer: nn.Module
+    layer: Any
     match case.layer:
         case "linear":
             layer = nn.Linear(case.d_in, case.d_out, bias=case.bias)
@@ -41,4 +43,5 @@ def base_layer(case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
             raise ValueError(f"unknown layer kind {kind!r}; known: {', '.join(INPUT_NAMES)}")
     layer.weight = nn.Parameter(weight.to(case.device, case.torch_dtype, copy=True).contiguous())
     layer.bias = None if bias is None else nn.Parameter(bias.to(case.device, case.torch_dtype, copy=True))
-    return layer
+    made: nn.Module = layer
+    return made

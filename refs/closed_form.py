@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
@@ -26,7 +25,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, d_in) → (…, d_out), float64. Dropout acts on the input of W′ − W only."""
-        weight, bias = self.formula.adapted(self.case, self.weight, self.bias, self.trainable)
+        weight, bias = self.formula.adapted(self.case, self.weight, self.bias, dict(self.trainable.items()))
         p = self.case.option("dropout", 0.0)
         if not (p and self.training):
             return linear(x, weight, bias)
@@ -58,7 +57,8 @@ class ClosedForm:
 
 def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
     """κ of every tensor of the trace: its largest relative change, in units of u32, when every input, weight and
-    parameter is jittered by one float32 rounding; at least 1 (design: tolerances)."""
+    parameter is jittered by one float32 rounding; at least 1 (design: tolerances).
+    """
 
     def jittered(name: str, tensor: Tensor, draw: int) -> Tensor:
         return tensor * (1 + 2.0**-24 * signs(case.seed, "jitter", draw, name, shape=tuple(tensor.shape)))

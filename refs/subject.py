@@ -1,6 +1,6 @@
 """A subject: an adapter on one base layer, built for a case, its tensors under canonical names."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,8 +65,8 @@ class Subject:
                 target.copy_(foreign)
 
 
-class Implementation(Protocol):
-    """Something that builds subjects: lite, a reference, somebody's own layer."""
+class Implementation(Hashable, Protocol):
+    """Something that builds subjects: lite, a reference, somebody's own layer. Hashed by identity: its runs are cached."""
 
     @property
     def name(self) -> str:

@@ -1,42 +1,8 @@
 """The checks: plain functions from a trial to measurements, each a sentence in its docstring."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from conformance.check import CHECKS, Check
 
-from conformance.trial import Trial
+# For their entries in the table, in the order of the verdict table's rows.
+from conformance.checks import function, lifecycle, start, structure  # noqa: F401
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A check's name, its function, and whom it compares with: every reference, or the candidate with itself.
-
-    among_references: whether references are compared with each other by it, too.
-    """
-
-    name: str
-    function: Callable[[Trial], None]
-    needs_reference: bool
-    among_references: bool
-
-    @property
-    def sentence(self) -> str:
-        """What it checks."""
-        return " ".join((self.function.__doc__ or "").split())
-
-
-CHECKS: dict[str, Check] = {}
-
-
-def check(*, needs_reference: bool, among_references: bool = False) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
-    """Enter a function into the table under its own name."""
-
-    def enter(function: Callable[[Trial], None]) -> Callable[[Trial], None]:
-        name = function.__name__.replace("_", " ")
-        CHECKS[name] = Check(name, function, needs_reference, among_references)
-        return function
-
-    return enter
-
-
-# Imported for their entries in the table, in the order of the verdict table's rows.
-from conformance.checks import structure, start, function, lifecycle  # noqa: E402, F401, I001
+__all__ = ["CHECKS", "Check"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from conformance import policy, runs
-from conformance.checks import check
+from conformance.check import check
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conformance import policy, runs
-from conformance.checks import check
+from conformance.check import check
 from conformance.hosts import Brittle, Host, Quantised, changes, host_input, state_of
 from conformance.suite import Lifecycle
 from conformance.trial import Trial, path_in, scratch
@@ -87,10 +87,10 @@ def failed_attach(trial: Trial) -> None:
         trial.not_applicable(NO_RUNTIME)
         return
     for refuses in ("parameter", "hook"):
-        model = Host(second=Brittle(refuses))
+        model = Host(second=(brittle := Brittle(refuses)))
         with _refused(trial, f"no {refuses} can be registered on the second layer", model, "planted"):
             lifecycle.attach(model, {})
-        model.second.refuses = None  # type: ignore[assignment]
+        brittle.refuses = None
         lifecycle.attach(model, {})
         lifecycle.detach(model)
 
@@ -171,7 +171,7 @@ def _damages(good: Path) -> Iterator[tuple[str, Callable[[Path], Any], tuple[str
     tensors, metadata = read_file(good)
     name = sorted(tensors)[0]
     rest = {key: value for key, value in tensors.items() if key != name}
-    yield "a missing file", lambda path: None, ("a-missing-file",)
+    yield "a missing file", lambda _: None, ("a-missing-file",)
     yield "a truncated file", lambda path: path.write_bytes(data[: len(data) // 2]), ("safetensors",)
     yield "an empty file", lambda path: path.write_bytes(b""), ("safetensors",)
     yield "no safetensors", lambda path: path.write_bytes(b"PK\x03\x04 something else" * 9), ("safetensors",)
@@ -210,7 +210,7 @@ def _refused(trial: Trial, what: str, model: nn.Module, *words: str) -> Iterator
     except CLEAR as error:
         missing = [word for word in words if word not in str(error)]
         trial.expect(not missing, what, None, f"{type(error).__name__}: {error}", should)
-    except Exception as error:  # noqa: BLE001 whatever it is, it was not meant for a reader
+    except Exception as error:  # whatever it is, it was not meant for a reader
         trial.expect(
             False, what, None, f"{type(error).__name__} from inside: {traceback.format_exception_only(error)[-1].strip()}", should
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from conformance import policy, runs
-from conformance.checks import check
+from conformance.check import check
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict

@@ -3,9 +3,10 @@
 from torch import nn
 
 from conformance import runs
-from conformance.checks import check
+from conformance.check import check
 from conformance.trial import Trial
 from refs.case import Case, as_dtype
+from refs.problem import problem
 from refs.subject import Subject
 
 
@@ -14,8 +15,8 @@ def mapping(trial: Trial) -> None:
     """Parameters and buffers map one to one by name, shape and dtype; the same tensors are trained; buffers are no parameters."""
     for case in trial.cases(guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        shapes = trial.formula.shapes(case, runs.problem(case, trial.formula).weight)
-        trained = list(runs.problem(case, trial.formula).parameters)
+        shapes = trial.formula.shapes(case, problem(case, trial.formula).weight)
+        trained = list(problem(case, trial.formula).parameters)
         _trained_tensors(trial, case, mine, trained)
         for name in shapes:
             if name in trained or name in mine.map:
@@ -33,8 +34,8 @@ def _trained_tensors(trial: Trial, case: Case, mine: Subject, names: list[str]) 
 def _tensor(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject, *, trainable: bool) -> None:
     try:
         live, value = mine[name], mine.read(name)
-    except (KeyError, ValueError) as problem:
-        trial.expect(False, name, case, str(problem).strip("'\""), "there, in the mapped shape")
+    except (KeyError, ValueError) as error:
+        trial.expect(False, name, case, str(error).strip("'\""), "there, in the mapped shape")
         return
     kind = "parameter" if isinstance(live, nn.Parameter) else "buffer"
     dtype = as_dtype(case.adapter_dtype or case.dtype)

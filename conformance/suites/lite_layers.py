@@ -42,7 +42,11 @@ class LiteLayer:
 
     def config(self, case: Case) -> lite.Config:
         """The config a case asks for."""
-        asked = {"r": case.rank, "alpha": case.alpha, "dtype": as_dtype(case.adapter_dtype) if case.adapter_dtype else None}
+        asked: dict[str, Any] = {
+            "r": case.rank,
+            "alpha": case.alpha,
+            "dtype": as_dtype(case.adapter_dtype) if case.adapter_dtype else None,
+        }
         given = {name: value for name, value in asked.items() if value is not None}
         return lite.VARIANTS[self.variant].config(**given, **dict(case.options))
 
@@ -97,7 +101,7 @@ class LiteRuntime:
         """`lite.load`."""
         lite.load(model, file)
 
-    def stranger(self) -> "LiteRuntime":
+    def stranger(self) -> Lifecycle:
         """Another variant of lite."""
         return LiteRuntime(next(name for name in lite.VARIANTS if name != self.variant))
 

@@ -45,7 +45,7 @@ def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
     s, bias, W = lora.scale(config), layer.bias, layer.weight.to(m.dtype)
     with torch.no_grad():
         n = torch.linalg.norm(W + s * (B @ A), dim=1)  # (d_out,)
-    gain = m / n
+    gain: Tensor = m / n  # (d_out,)
     if config.dropout and layer.module.training:
         x = F.dropout(x, config.dropout)
         base = F.linear(x, W)

@@ -1,0 +1,88 @@
+"""DoRA's."""
+
+from conformance.known_bugs.bug import Bug
+
+FUNCTION = frozenset({"forward", "gradients", "accuracy", "dropout"})
+
+BUGS = (
+    Bug(
+        id="dora-bias-scaled",
+        variant="dora",
+        description="bias multiplied by m/‖V‖",
+        effect="grows with the bias",
+        source="review of lora-lite",
+        hidden_by="bias-free layers; init",
+        where="lite.variants.dora",
+        old="base = y if bias is None else y - bias",
+        new="base = y",
+        red=frozenset({"forward", "gradients", "accuracy", "defaults", "dropout"}),
+        message="output",
+    ),
+    Bug(
+        id="dora-norm-attached",
+        variant="dora",
+        description="norm not detached",
+        effect="gradients of A and B off by 0.11 and 0.28",
+        source="peft's tests let it pass",
+        hidden_by="outputs are equal",
+        where="lite.variants.dora",
+        old="with torch.no_grad():",
+        new="if True:",
+        red=frozenset({"gradients", "accuracy", "dropout"}),
+        message="grad.lora_A",
+    ),
+    Bug(
+        id="dora-magnitude-axis",
+        variant="dora",
+        description="magnitude per input channel",
+        effect="another method",
+        source="review of lora-lite",
+        hidden_by="square layers",
+        where="lite.variants.dora",
+        old='{"lora_m": torch.linalg.norm(weight, dim=1)}',
+        new='{"lora_m": torch.linalg.norm(weight, dim=0)}',
+        red=frozenset({"mapping"}),
+        message="(24,)",
+    ),
+    Bug(
+        id="dora-norm-axis",
+        variant="dora",
+        description="norm of V taken per input channel",
+        effect="another method where the layer is square, a crash elsewhere",
+        source="review of lora-lite",
+        hidden_by="square layers",
+        where="lite.variants.dora",
+        old="n = torch.linalg.norm(W + s * (B @ A), dim=1)",
+        new="n = torch.linalg.norm(W + s * (B @ A), dim=0)",
+        red=frozenset(
+            {"forward", "gradients", "accuracy", "dropout", "identity", "dead parameters", "round trip", "defaults", "detach"}
+        ),
+        message="size of tensor",
+    ),
+    Bug(
+        id="dora-base-not-dropped",
+        variant="dora",
+        description="with dropout the base result is not recomputed on the dropped input",
+        effect="another gradient of m",
+        source="planted in peft: none of 693 tests failed",
+        hidden_by="eval mode",
+        where="lite.variants.dora",
+        old="base = F.linear(x, W)",
+        new="base = y if bias is None else y - bias",
+        red=frozenset({"dropout"}),
+        message="grad.lora_m",
+    ),
+    Bug(
+        id="dora-magnitude-ones",
+        variant="dora",
+        description="the magnitude starts at one, not at the row norms",
+        effect="not the identity",
+        source="the author's layer built directly has a random magnitude",
+        hidden_by="magnitudes copied before every comparison",
+        where="lite.variants.dora",
+        old='{"lora_m": torch.linalg.norm(weight, dim=1)}',
+        new='{"lora_m": torch.ones(layer.d_out)}',
+        red=frozenset({"seed parity", "init", "identity", "defaults"}),
+        message="bit for bit",
+    ),
+)
