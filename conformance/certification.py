@@ -97,6 +97,7 @@ class Certificate(Sequence[Measurement]):
 
     variant: str
     measurements: tuple[Measurement, ...]
+    complete: bool = True  # all checks and cases
 
     @overload
     def __getitem__(self, index: int) -> Measurement: ...
@@ -112,8 +113,8 @@ class Certificate(Sequence[Measurement]):
 
     @property
     def verdict(self) -> str:
-        """faithful, partial or buggy."""
-        return of_variant(self.cells.values())
+        """Of the whole: faithful, partial or buggy."""
+        return of_variant(self.cells.values(), complete=self.complete)
 
     @property
     def cells(self) -> dict[tuple[str, str], Verdict]:
@@ -132,7 +133,7 @@ class Certificate(Sequence[Measurement]):
             for cell, verdict in self.cells.items()
             if verdict.is_red
         ]
-        return "\n\n".join([verdict_table(self.variant, self.measurements), *failed])
+        return "\n\n".join([verdict_table(self.variant, self.measurements, complete=self.complete), *failed])
 
 
 def certify(
@@ -143,6 +144,7 @@ def certify(
     reset: Callable[[Any, Case], Any] | None = None,
     input_name: str | None = None,
     checks: Sequence[str] | None = None,
+    case: str | None = None,
 ) -> Certificate:
     """Run a variant's checks on somebody else's layer and return the measurements.
 
@@ -156,7 +158,7 @@ def certify(
     reset: (module, case) → runs the layer's own init of its adapter again; it is seeded immediately before. Without it,
         seed parity is untested for layers whose constructor draws other numbers first.
     input_name: what the layer's forward calls its input; without it, calls by keyword are not tried.
-    checks: names of the checks to run, all by default.
+    checks: names of the checks to run, all by default. case: id of the one case to run, as failures print it.
 
     Raises ValueError for an unknown variant, check or canonical name and for a map that cannot be read, TypeError for a factory
     that is none. Whatever the factory itself raises becomes a measurement with the verdict `error`.
@@ -168,7 +170,7 @@ def certify(
     if unknown := set(checks or ()) - {job.check.name for job in planned}:
         known = dict.fromkeys(job.check.name for job in jobs(suite, candidate))
         raise ValueError(f"unknown check {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    return Certificate(variant, tuple(m for job in planned for m in job.measure()))
+    return Certificate(variant, tuple(m for job in planned for m in job.measure(case)), complete=checks is None and case is None)
 
 
 def _candidate(

@@ -1,4 +1,4 @@
-"""What a check is, and the table of all checks."""
+"""What a check is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,20 @@ from conformance.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check's name, its function, and whom it compares with: every reference, or the candidate with itself.
+    """A plain function from a trial to measurements, a sentence in its docstring.
 
+    needs_reference: whether it compares with every reference, or the candidate with itself.
     among_references: whether references are compared with each other by it, too.
     """
 
-    name: str
     function: Callable[[Trial], None]
     needs_reference: bool
     among_references: bool
+
+    @property
+    def name(self) -> str:
+        """As in the verdict table."""
+        return self.function.__name__.replace("_", " ")
 
     @property
     def sentence(self) -> str:
@@ -24,15 +29,6 @@ class Check:
         return " ".join((self.function.__doc__ or "").split())
 
 
-CHECKS: dict[str, Check] = {}
-
-
-def check(*, needs_reference: bool, among_references: bool = False) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
-    """Enter a function into the table under its own name."""
-
-    def enter(function: Callable[[Trial], None]) -> Callable[[Trial], None]:
-        name = function.__name__.replace("_", " ")
-        CHECKS[name] = Check(name, function, needs_reference, among_references)
-        return function
-
-    return enter
+def check(*, needs_reference: bool, among_references: bool = False) -> Callable[[Callable[[Trial], None]], Check]:
+    """Make a function a check."""
+    return lambda function: Check(function, needs_reference, among_references)

@@ -6,10 +6,12 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from conformance.checks import CHECKS, Check
+from conformance.check import Check
+from conformance.checks import CHECKS
 from conformance.suite import Divergence, Reference, Suite
+from conformance.terminal import cell_id
 from conformance.trial import Trial
-from conformance.verdict import Measurement, Verdict, worst
+from conformance.verdict import Measurement, Verdict, rounded_up, worst
 from refs.subject import Implementation
 
 
@@ -25,7 +27,7 @@ class Job:
     @property
     def id(self) -> str:
         """Unique in its suite, fit for `pytest -k`."""
-        return f"{self._trial().column}-{self.check.name}".replace(" – ", "~").replace(" ", "_")
+        return cell_id(self._trial().column, self.check.name)
 
     def measure(self, only: str | None = None) -> list[Measurement]:
         """Run the check. Never raises: an exception is a measurement with the verdict `error`.
@@ -41,8 +43,10 @@ class Job:
         except Exception as error:  # a candidate may raise anything
             last = traceback.extract_tb(error.__traceback__)[-1]
             got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
-            trial.report(Verdict.ERROR, "run", got=got, should="no exception")
-        if not trial.measured and only is None:
+            trial.report(Verdict.ERROR, "run", trial.at, got=got, should="no exception")
+        if only is not None:
+            trial.measured = [m for m in trial.measured if m.case_id == only]
+        elif not trial.measured:
             trial.untested("the check made no measurement")
         return self._with_divergences(trial.measured)
 
@@ -78,7 +82,7 @@ def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[M
                 m = replace(m, verdict=Verdict.DIVERGES, reason=f"{divergence.id}: {divergence.reason} ({divergence.link})")
             else:
                 should = f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"
-                m = replace(m, verdict=Verdict.FAILS, got=m.got or f"off by {m.error:.3g} {m.unit}", should=should)
+                m = replace(m, verdict=Verdict.FAILS, got=m.got or f"off by {rounded_up(m.error)} {m.unit}", should=should)
         seen.append(m)
     return seen
 

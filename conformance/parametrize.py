@@ -24,10 +24,10 @@ def parametrized(suite: Suite, candidate: Implementation | None = None) -> Calla
         measurements = job.measure(only)
         if only and not measurements:
             pytest.skip(f"has no case {only}")
-        record_property(PROPERTY, (place, [m.to_dict() for m in measurements]))
+        record_property(PROPERTY, ((place, len(cells)), [m.to_dict() for m in measurements]))
         verdict = worst(measurements)
         if verdict.is_red:
-            pytest.fail(failure_table(measurements), pytrace=False)
+            pytest.fail(failure_table(measurements, most=4), pytrace=False)
         if verdict is Verdict.UNTESTED:
             pytest.skip("; ".join(dict.fromkeys(m.reason for m in measurements if m.reason)))
 

@@ -9,7 +9,8 @@ import pytest
 from conformance.variants import check_known, known
 from conformance.verdict import Measurement
 
-PROPERTY = "conformance cell"  # of a test's report: (place in the suite, measurements as plain dicts), which xdist can carry
+# Of a test's report: ((place in the suite, cells of the suite), measurements as plain dicts), which xdist can carry.
+PROPERTY = "conformance cell"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +54,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.cells: list[tuple[int, list[Measurement]]] = []
+        self.sizes: dict[str, int] = {}  # variant → how many cells its suite has
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -64,7 +66,14 @@ class Collector:
         """Take them from the call's report, wherever the test ran."""
         if report.when == "call":
             found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
-            self.cells += [(place, [Measurement.from_dict(m) for m in values]) for place, values in found]
+            for (place, size), values in found:
+                self.cells.append((place, [Measurement.from_dict(m) for m in values]))
+                self.sizes[self.cells[-1][1][0].variant] = size
+
+    def narrowed(self) -> set[str]:
+        """The variants that did not run as a whole."""
+        ran = [measurements[0].variant for _, measurements in self.cells]
+        return {v for v, size in self.sizes.items() if ran.count(v) < size or self.config.getoption("--case")}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -86,11 +95,12 @@ class Collector:
 
         terminalreporter.section("verdicts")
         for variant in dict.fromkeys(m.variant for m in measurements):
-            terminalreporter.write_line(verdict_table(variant, [m for m in measurements if m.variant == variant]))
+            own = [m for m in measurements if m.variant == variant]
+            terminalreporter.write_line(verdict_table(variant, own, complete=variant not in self.narrowed()))
             terminalreporter.write_line("")
         folder = Path(self.config.rootpath) / self.config.getoption("--conformance-dir")
         try:
-            write(folder, measurements)
+            write(folder, measurements, self.narrowed())
             terminalreporter.write_line(f"measurements and pages: {folder}")
         except OSError as error:
             terminalreporter.write_line(f"measurements and pages were not written: {error}", red=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conformance.verdict import Verdict
+from conformance.verdict import Verdict, rounded_up
 
 FUNCTION = 8.0  # float64 leg: bound is this · √n · max(κ, e32/u32) · u64
 QUALITY_NORM, QUALITY_MAX = 4.0, 8.0  # lower dtypes: times the reference's own error, in the 2-norm and the max norm
@@ -124,4 +124,4 @@ def _within(error: float, bound: float, unit: str, kappa: float) -> Judgement:
     if kappa > ILL_CONDITIONED:
         reason = f"ill-conditioned (κ = {kappa:.0f} > {ILL_CONDITIONED:.0f}): shown, no evidence"
         return Judgement(Verdict.NOT_APPLICABLE, error, bound, unit, reason=reason, evidence=False)
-    return Judgement(verdict, error, bound, unit, f"off by {error:.3g} {unit}", f"at most {bound:.3g} {unit}")
+    return Judgement(verdict, error, bound, unit, f"off by {rounded_up(error)} {unit}", f"at most {bound:.2g} {unit}")

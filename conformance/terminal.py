@@ -13,12 +13,15 @@ from conformance.verdict import Measurement, Verdict, cells, of_variant, rounded
 WIDTH = 120
 
 
-def verdict_table(variant: str, measurements: Sequence[Measurement]) -> str:
-    """Rows are checks, columns are references; below, the reasons behind what is untested, not applicable or diverges."""
+def verdict_table(variant: str, measurements: Sequence[Measurement], *, complete: bool = True) -> str:
+    """Rows are checks, columns are references; below, the reasons behind what is untested, not applicable or diverges.
+
+    complete: whether these are all measurements of the variant.
+    """
     verdicts = cells(measurements)
     columns = list(dict.fromkeys(reference for _, reference in verdicts))
     notes: list[str] = []
-    title = f"{variant}: {of_variant(verdicts.values())}"
+    title = f"{variant}: {of_variant(verdicts.values(), complete=complete)}"
     table = Table("check", *columns, title=title, title_justify="left", box=SIMPLE)
     for check in dict.fromkeys(check for check, _ in verdicts):
         row = [cell_text(measurements, check, column, verdicts, notes) for column in columns]
@@ -51,27 +54,39 @@ def short_unit(unit: str) -> str:
     return "×" if unit.startswith("×") else unit
 
 
-def failure_table(measurements: Sequence[Measurement]) -> str:
-    """All red measurements of a check, case by case: what, got, should be; and how to run each again."""
+def failure_table(measurements: Sequence[Measurement], most: int | None = None) -> str:
+    """All red measurements of a check, case by case: what, got, should be; and how to run each again.
+
+    most: show so many cases and count the others.
+    """
     red: dict[str, list[Measurement]] = defaultdict(list)
     for m in measurements:
         if m.verdict.is_red:
-            red[m.case_id].append(m)
+            red[m.case].append(m)
     first = next(iter(red.values()))[0]
-    parts = [f"{first.variant}: {first.check} against {first.reference}"]
-    for failing in red.values():
+    parts = [f"{first.variant}: {first.check} of {first.candidate} against {first.reference.split(' – ')[-1]}"]
+    for case, failing in list(red.items())[:most]:
         table = Table("what", "got", "should be", box=SIMPLE)
         for m in failing:
             table.add_row(m.what, m.got or m.verdict, m.should)
-        parts += [failing[0].case, rendered(table), f"again: {reproduce(failing[0])}\n"]
+        parts += [case, rendered(table), f"again: {reproduce(failing[0])}\n"]
+    if most is not None and len(red) > most:
+        parts.append(f"… and {len(red) - most} more cases; all are in the run's folder")
     return "\n".join(part for part in parts if part)
 
 
 def reproduce(m: Measurement) -> str:
     """The one command that makes this measurement again."""
-    cell = f"{m.reference}-{m.check}".replace(" – ", "~").replace(" ", "_")
-    where = f'pytest --pyargs conformance.suites.test_{m.variant} -k "{cell}"'
+    if m.candidate == "yours":
+        case = f', case="{m.case_id}"' if m.case_id else ""
+        return f'print(certify(…, "{m.variant}", …, checks=["{m.check}"]{case}))'
+    where = f'pytest --pyargs conformance.suites.test_{m.variant} -k "{cell_id(m.reference, m.check)}"'
     return f'{where} --case "{m.case_id}"' if m.case_id else where
+
+
+def cell_id(reference: str, check: str) -> str:
+    """A cell's name, fit for `pytest -k`."""
+    return f"{reference}-{check}".replace(" – ", "~").replace(" ", "_")
 
 
 def rendered(table: Table) -> str:

@@ -21,7 +21,7 @@ class Trial:
     """One check of one candidate against one reference, or against itself (reference None).
 
     only: the id of the single case to run, or None for all.
-    measured: what has been reported so far.
+    measured: what has been reported so far. at: the case being run, for what goes wrong in it.
     """
 
     suite: Suite
@@ -30,6 +30,7 @@ class Trial:
     reference: Reference | None
     only: str | None = None
     measured: list[Measurement] = field(default_factory=list)
+    at: Case | None = None
 
     @property
     def formula(self) -> Formula:
@@ -63,6 +64,7 @@ class Trial:
         self.measured.append(
             Measurement(
                 variant=self.suite.variant,
+                candidate=self.candidate.name,
                 reference=self.column,
                 check=self.check,
                 verdict=verdict,
@@ -111,7 +113,9 @@ class Trial:
             elif guarded and (reason := unguarded(case, self.formula)):
                 self.untested(f"the case has no guards: {reason}", case)
             else:
+                self.at = case
                 yield case
+        self.at = None
 
 
 def scratch() -> TemporaryDirectory[str]:

@@ -32,7 +32,7 @@ ORDER = list(Verdict)
 class Measurement:
     """One quantity of one check.
 
-    reference: whom it compares with, "itself" for checks of the candidate alone.
+    candidate: whom it judges: lite, a reference, or "yours". reference: whom it compares with, "itself" for checks of the candidate alone.
     case, case_id: `repr` and short name; empty for checks that need no case.
     what: the quantity, e.g. grad.lora_A.
     error, bound, unit: numbers; 0, 0 and "" where there is nothing to measure but a fact.
@@ -42,6 +42,7 @@ class Measurement:
     """
 
     variant: str
+    candidate: str
     reference: str
     check: str
     verdict: Verdict
@@ -84,11 +85,13 @@ def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]
     return {cell: worst(group) for cell, group in grouped.items()}
 
 
-def of_variant(cells: Iterable[Verdict]) -> str:
-    """The verdict of a variant from those of its cells."""
+def of_variant(cells: Iterable[Verdict], *, complete: bool = True) -> str:
+    """The verdict of a variant from those of its cells. complete: whether all cells were run; some are never a whole."""
     there = set(cells)
     if there & {Verdict.FAILS, Verdict.ERROR}:
         return "buggy"
+    if not complete:
+        return "partial: a narrowed run"
     if there & {Verdict.UNTESTED, Verdict.CAPPED} or not there - {Verdict.NOT_APPLICABLE}:
         return "partial"
     return "faithful with documented divergence" if Verdict.DIVERGES in there else "faithful"

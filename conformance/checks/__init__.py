@@ -1,8 +1,24 @@
-"""The checks: plain functions from a trial to measurements, each a sentence in its docstring."""
+"""All checks, in the order of the verdict table's rows."""
 
-from conformance.check import CHECKS, Check
+from conformance.check import Check
+from conformance.checks import function, lifecycle, start, structure
 
-# For their entries in the table, in the order of the verdict table's rows.
-from conformance.checks import function, lifecycle, start, structure  # noqa: F401
-
-__all__ = ["CHECKS", "Check"]
+CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        structure.mapping,
+        start.seed_parity,
+        start.init,
+        function.forward,
+        function.gradients,
+        start.dead_parameters,
+        start.identity,
+        function.dropout,
+        function.accuracy,
+        function.defaults,
+        lifecycle.round_trip,
+        lifecycle.detach,
+        lifecycle.failed_attach,
+        lifecycle.bad_input,
+    )
+}
