@@ -2,59 +2,72 @@
 # requires-python = ">=3.11"
 # dependencies = ["nox>=2024.10.9"]
 # ///
-"""Developer commands, one session per thing that is proved. `nox --list` shows them."""
+"""Developer commands, one session per thing that is proved. `nox --list` shows them.
 
+All sessions share one plain pip environment, `.nox/shared`: torch is too large for one each.
+"""
+
+import hashlib
+import os
+import sys
 from pathlib import Path
-from typing import Any
 
 import nox
 
 nox.options.sessions = ["lint", "tests", "conformance"]
-nox.options.default_venv_backend = "venv"
+nox.options.default_venv_backend = "none"
 
+HERE = Path(__file__).parent
+SHARED = HERE / ".nox" / "shared"
+PYTHON = SHARED / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PINS = HERE / ".ci" / "constraints.txt"
 TORCH = "torch==2.13.0"  # installed first and by exact version: a bare `torch` may pull another build
-PINS = Path(__file__).parent / ".ci" / "constraints.txt"
-SHARED = {"venv_location": ".nox/shared", "reuse_venv": True}  # one environment for all sessions: torch is large
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """The project with its pinned dependencies and some dependency groups."""
-    session.install(TORCH)
-    needed = [requirement for group in groups for requirement in nox.project.dependency_groups(project(), group)]
-    session.install("-c", str(PINS), "-e", ".", *needed)
+def install(session: nox.Session, group: str) -> None:
+    """The project, editable, and one of its dependency groups; nothing if nothing changed since the last time."""
+    wanted = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + PINS.read_bytes()).hexdigest()
+    stamp = SHARED / f"{group}.stamp"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not PYTHON.exists():
+        session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+    requirements = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), group)
+    python(session, "-m", "pip", "install", "--quiet", TORCH)
+    python(session, "-m", "pip", "install", "--quiet", "-c", str(PINS), "-e", ".", *requirements)
+    stamp.write_text(wanted)
 
 
-def project() -> dict[str, Any]:
-    """The content of pyproject.toml."""
-    return nox.project.load_toml("pyproject.toml")
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run the shared environment's interpreter, without a hub."""
+    session.run(str(PYTHON), *arguments, external=True, env={"HF_HUB_OFFLINE": "1"})
 
 
-@nox.session(**SHARED)
+@nox.session
 def conformance(session: nox.Session) -> None:
-    """Verdict tables of all variants. `-- --variant lora`, `-- -k delora` or `-- -n 2` narrow or spread it."""
+    """Verdict tables of all variants. `-- --variant lora`, `-- -k delora` narrow it, `-- -n 2` spreads it."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "conformance/suites", "-p", "no:randomly", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+    python(session, "-m", "pytest", "conformance/suites", "-p", "no:randomly", *session.posargs)
 
 
-@nox.session(**SHARED)
+@nox.session
 def tests(session: nox.Session) -> None:
     """The project's own tests: lite, the references, the harness, and every known bug planted."""
     install(session, "test")
-    folders = ("lite/tests", "refs/tests", "conformance/tests")
-    session.run("python", "-m", "pytest", *folders, *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+    python(session, "-m", "pytest", "lite/tests", "refs/tests", "conformance/tests", *session.posargs)
 
 
-@nox.session(**SHARED)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, ruff format and mypy strict, at zero."""
     install(session, "lint")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
+    python(session, "-m", "mypy")
 
 
-@nox.session(**SHARED)
+@nox.session
 def bench(session: nox.Session) -> None:
-    """How long and how large the suites are: `pytest -k delora` beyond its imports, all three variants, peak memory."""
+    """How long and how large the suites are: `pytest -k delora` beyond its imports, all variants, peak memory. `-- --help`."""
     install(session, "test")
-    session.run("python", "-m", "conformance.bench", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+    python(session, "-m", "conformance.bench", *session.posargs)

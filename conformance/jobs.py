@@ -11,7 +11,7 @@ from conformance.checks import CHECKS
 from conformance.suite import Divergence, Reference, Suite
 from conformance.terminal import cell_id
 from conformance.trial import Trial
-from conformance.verdict import Measurement, Verdict, rounded_up, worst
+from conformance.verdict import Measurement, Verdict, rounded_up
 from refs.subject import Implementation
 
 
@@ -56,8 +56,8 @@ class Job:
     def _unmapped(self) -> str | None:
         """Why nothing can be compared: the map does not fit the candidate."""
         for reference in (self.reference,) if self.reference else self.suite.all_references:
-            if _mapping(self.suite, self.candidate, reference).is_red:
-                return f"mapping fails against {reference.name}"
+            if problem := _mapping_problem(self.suite, self.candidate, reference):
+                return f"mapping fails against {reference.name}: {problem}"
         return None
 
     def _with_divergences(self, measurements: list[Measurement]) -> list[Measurement]:
@@ -67,8 +67,9 @@ class Job:
 
 
 @functools.lru_cache(maxsize=256)
-def _mapping(suite: Suite, candidate: Implementation, reference: Reference) -> Verdict:
-    return worst(Job(suite, CHECKS["mapping"], candidate, reference).measure())
+def _mapping_problem(suite: Suite, candidate: Implementation, reference: Reference) -> str | None:
+    cell = Job(suite, CHECKS["mapping"], candidate, reference).measure()
+    return next((f"{m.what}: {m.got}, should be: {m.should}" for m in cell if m.verdict.is_red), None)
 
 
 def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:

@@ -1,0 +1,307 @@
+"""`certify` on layers that are not lite's: a good one passes, each broken twin fails where it should."""
+
+import math
+from unittest import mock
+
+import loralib
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import dropout, linear
+
+from conformance import certify
+from conformance.verdict import Verdict
+
+MAP = {"lora_A": "lora_A", "lora_B": "lora_B"}
+
+
+def loralib_layer(base, case):
+    if case.layer != "linear" or case.adapter_dtype or case.option("rslora", False) or case.option("init", "kaiming") != "kaiming":
+        raise NotImplementedError("loralib's Linear has no such option")
+    p = case.option("dropout", 0.0)
+    layer = loralib.Linear(case.d_in, case.d_out, r=case.rank, lora_alpha=case.alpha, lora_dropout=p, bias=case.bias)
+    layer.to(base.weight.dtype).load_state_dict(base.state_dict(), strict=False)
+    loralib.mark_only_lora_as_trainable(layer)
+    return layer
+
+
+def loralib_reset(layer, _):
+    with mock.patch.object(nn.Linear, "reset_parameters"):  # without the base's draws, which come first in loralib
+        layer.reset_parameters()
+
+
+class Mine(nn.Module):
+    """A LoRA of five lines with its own names and orientation: down is Aᵀ, up is Bᵀ."""
+
+    def __init__(self, base, case):
+        super().__init__()
+        self.base, self.case = base, case
+        dtype = getattr(torch, case.adapter_dtype or case.dtype)
+        down = nn.init.kaiming_uniform_(torch.empty(case.rank, case.d_in), a=math.sqrt(5)).T
+        if case.option("init", "kaiming") == "gaussian":
+            down = torch.empty(case.rank, case.d_in).normal_(std=1 / case.rank).T
+        self.down = nn.Parameter(down.contiguous().to(dtype))
+        self.up = nn.Parameter(torch.zeros(case.rank, case.d_out, dtype=dtype))
+        self.scale = case.alpha / (case.rank**0.5 if case.option("rslora", False) else case.rank)
+
+    def forward(self, x):
+        y = self.base(x)
+        dropped = dropout(x, self.case.option("dropout", 0.0), self.training)
+        return (y + self.delta(dropped)).to(y.dtype)
+
+    def delta(self, x):
+        return x.to(self.down.dtype) @ self.down @ self.up * self.scale
+
+
+MINE = {"lora_A": {"name": "down", "transpose": True}, "lora_B": {"name": "up", "transpose": True}}
+
+
+def reset_mine(layer, case):
+    with torch.no_grad():
+        down = torch.empty(case.rank, case.d_in)
+        down.normal_(std=1 / case.rank) if case.option("init", "kaiming") == "gaussian" else nn.init.kaiming_uniform_(
+            down, a=math.sqrt(5)
+        )
+        layer.down.copy_(down.T)
+
+
+def red_of(factory, map_=MINE, **more):
+    return certify(factory, "lora", map_, **more)
+
+
+def test_loralib_is_lora():
+    certificate = certify(loralib_layer, "lora", MAP, reset=loralib_reset)
+    assert certificate.red == set()
+    assert certificate.verdict == "faithful"
+    assert certificate.cells["seed parity", "peft"] is Verdict.IDENTICAL
+    assert certificate.cells["gradients", "peft"] is Verdict.IDENTICAL
+
+
+def test_loralib_with_its_scaling_changed_by_1e_6_is_not():
+    def changed(base, case):
+        layer = loralib_layer(base, case)
+        layer.scaling *= 1 + 1e-6
+        return layer
+
+    certificate = certify(changed, "lora", MAP, reset=loralib_reset)
+    assert certificate.verdict == "buggy"
+    assert {"forward", "gradients", "dropout"} <= certificate.red
+
+
+def test_a_factor_1e_13_is_seen_in_float64():
+    class Off(Mine):
+        def delta(self, x):
+            return super().delta(x) * (1 + 1e-13)
+
+    assert {"forward", "gradients"} <= red_of(Off).red
+
+
+def test_a_transposed_map_carries_values_in_and_gradients_out():
+    certificate = red_of(Mine, reset=reset_mine)
+    assert certificate.red == set(), str(certificate)
+    assert certificate.verdict == "faithful"
+
+
+def test_without_reset_a_constructor_that_draws_other_numbers_leaves_seed_parity_untested():
+    certificate = certify(loralib_layer, "lora", MAP)
+    assert certificate.cells["seed parity", "peft"] is Verdict.UNTESTED
+    assert certificate.verdict == "partial"
+
+
+def test_keyword_calls_are_tried_where_the_input_has_a_name():
+    certificate = red_of(Mine, reset=reset_mine, input_name="x", checks=["forward"])
+    assert certificate.red == set()
+    assert any("keyword" in m.case_id for m in certificate if m.verdict is Verdict.EQUIVALENT)
+
+
+class HardCast(Mine):
+    def delta(self, x):
+        return (x.float() @ self.down.float() @ self.up.float() * self.scale).to(x.dtype)
+
+
+def test_a_hard_cast_to_float32_is_capped_and_partial():
+    certificate = red_of(HardCast, reset=reset_mine, checks=["forward"])
+    assert certificate.cells["forward", "closed form"] is Verdict.CAPPED
+
+
+class HardCastAndWrong(HardCast):
+    def delta(self, x):
+        return super().delta(x) * (1 + 1e-5)
+
+
+class SmallErrorNoCast(Mine):
+    def delta(self, x):
+        return super().delta(x) * (1 + 3e-8)
+
+
+@pytest.mark.parametrize("factory", [HardCastAndWrong, SmallErrorNoCast])
+def test_a_hard_cast_excuses_no_other_error_and_an_error_of_its_size_is_no_hard_cast(factory):
+    assert red_of(factory, checks=["forward"]).red == {"forward"}
+
+
+class DetachedDown(Mine):
+    def delta(self, x):
+        return x.to(self.down.dtype) @ self.down.detach() @ self.up * self.scale
+
+
+class NoGradient(Mine):
+    def delta(self, x):
+        with torch.no_grad():
+            return super().delta(x)
+
+
+class NotFinite(Mine):
+    def delta(self, x):
+        return super().delta(x) / 0
+
+
+class WrongShape(Mine):
+    def forward(self, x):
+        return super().forward(x)[..., :-1]
+
+
+class TrainsBase(Mine):
+    def __init__(self, base, case):
+        super().__init__(base.requires_grad_(), case)
+
+
+class HalfInput(Mine):
+    def delta(self, x):
+        return super().delta(x.detach())
+
+
+class DropoutOnOutput(Mine):
+    def forward(self, x):
+        y = self.base(x)
+        return (y + dropout(self.delta(x), self.case.option("dropout", 0.0), self.training)).to(y.dtype)
+
+
+@pytest.mark.parametrize(
+    ("factory", "red", "message"),
+    [
+        (DetachedDown, {"gradients", "dead parameters"}, "grad.lora_A"),
+        (NoGradient, {"gradients", "dead parameters"}, "without gradient: lora_A, lora_B"),
+        (NotFinite, {"forward", "gradients", "identity"}, "not finite"),
+        (WrongShape, {"forward", "gradients", "identity"}, "(2, 5, 15)"),
+        (TrainsBase, {"mapping"}, "trains base.bias, base.weight, down, up"),
+        (HalfInput, {"gradients"}, "grad.x"),
+    ],
+)
+def test_broken_twins_fail_where_they_should(factory, red, message):
+    certificate = red_of(factory)
+    assert red <= certificate.red
+    assert certificate.verdict == "buggy"
+    assert message in " ".join(f"{m.what} {m.got} {m.should}" for m in certificate if m.verdict.is_red)
+
+
+def test_only_dropout_is_red_for_dropout_in_the_wrong_place():
+    assert red_of(DropoutOnOutput).red == {"dropout"}
+
+
+def test_a_factory_that_raises_is_an_error_that_names_it():
+    def broken(base, case):
+        raise AttributeError("my layer has no such thing")
+
+    certificate = red_of(broken, checks=["mapping"])
+    assert certificate.cells["mapping", "closed form"] is Verdict.ERROR
+    assert "AttributeError: my layer has no such thing" in str(certificate)
+
+
+def test_a_factory_that_offers_nothing_is_untested_not_faithful():
+    def nothing(base, case):
+        raise NotImplementedError("nothing at all")
+
+    certificate = red_of(nothing)
+    assert certificate.verdict == "partial"
+    assert certificate.cells["forward", "peft"] is Verdict.UNTESTED
+
+
+def test_a_layer_that_ignores_its_seed_is_red():
+    class Seedless(Mine):
+        def __init__(self, base, case):
+            super().__init__(base, case)
+            with torch.no_grad():
+                self.down.uniform_(-(case.d_in**-0.5), case.d_in**-0.5, generator=torch.Generator().manual_seed(3))
+
+    assert "seed parity" in red_of(Seedless).red
+
+
+def test_a_layer_with_two_seeds_for_one_is_red():
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+
+    class Restless(Mine):
+        def __init__(self, base, case):
+            super().__init__(base, case)
+            with torch.no_grad():
+                self.down.uniform_(-(case.d_in**-0.5), case.d_in**-0.5, generator=generator)
+
+    certificate = red_of(Restless, checks=["seed parity"])
+    assert "two builds with one seed differ" in str(certificate)
+
+
+def test_only_one_case_can_be_asked_for():
+    id_ = next(m.case_id for m in red_of(HalfInput, checks=["gradients"]) if m.verdict.is_red)
+    certificate = red_of(HalfInput, checks=["gradients"], case=id_)
+    assert {m.case_id for m in certificate} == {id_}
+    assert certificate.verdict == "buggy"
+    assert red_of(Mine, checks=["gradients"], case=id_).verdict == "partial: a narrowed run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((Mine, "lroa", MINE), ValueError, ["lroa", "delora, dora, lora"]),
+        ((Mine, "lora", None), ValueError, ["lora_A, lora_B"]),
+        ((Mine, "lora", {"A": "down"}), ValueError, ["lora_A, lora_B", "it has A"]),
+        ((Mine, "lora", {"lora_A": 3, "lora_B": "up"}), ValueError, ["lora_A", "3", "transpose"]),
+        ((Mine, "lora", {"lora_A": {"name": "down", "transposed": True}, "lora_B": "up"}), ValueError, ["transposed"]),
+        (("Mine", "lora", MINE), TypeError, ["Mine", "nn.Module"]),
+    ],
+)
+def test_unusable_arguments_are_refused_with_both_sides(arguments, error, words):
+    with pytest.raises(error) as caught:
+        certify(*arguments)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_unknown_check_is_refused():
+    with pytest.raises(ValueError, match="unknown check foward; known: mapping, seed parity"):
+        certify(Mine, "lora", MINE, checks=["foward"])
+
+
+@pytest.mark.parametrize(
+    ("map_", "message"),
+    [
+        ({"lora_A": "down", "lora_B": "up"}, "down has shape"),
+        ({"lora_A": {"name": "dwon", "transpose": True}, "lora_B": MINE["lora_B"]}, "lora_A is mapped to dwon, which is not there"),
+        ({"lora_A": MINE["lora_A"]}, "the map lacks lora_B"),
+    ],
+)
+def test_a_map_that_does_not_fit_fails_mapping_and_leaves_the_rest_untested(map_, message):
+    certificate = certify(Mine, "lora", map_)
+    assert certificate.red == {"mapping"}
+    assert certificate.cells["forward", "peft"] is Verdict.UNTESTED
+    assert message in str(certificate)
+
+
+def test_a_factory_that_returns_no_module():
+    certificate = red_of(lambda base, case: 3, checks=["forward"])
+    assert "the factory should return an nn.Module, got int" in str(certificate)
+
+
+def test_a_functional_layer_can_be_wrapped():
+    class Functional(nn.Module):
+        def __init__(self, base, case):
+            super().__init__()
+            self.base, self.scale, self.p = base, case.alpha / case.rank, case.option("dropout", 0.0)
+            self.A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(case.rank, case.d_in), a=math.sqrt(5)).to(base.weight.dtype))
+            self.B = nn.Parameter(torch.zeros(case.d_out, case.rank, dtype=base.weight.dtype))
+            if case.options not in ((), (("dropout", self.p),)) or case.layer == "conv1d" or case.adapter_dtype:
+                raise NotImplementedError("plain LoRA only")
+
+        def forward(self, x):
+            low = linear(dropout(x, self.p, self.training), self.A)
+            return self.base(x) + self.scale * linear(low, self.B)
+
+    assert certify(Functional, "lora", {"lora_A": "A", "lora_B": "B"}).red == set()

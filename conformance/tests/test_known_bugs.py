@@ -1,0 +1,62 @@
+"""Every planted bug turns exactly its checks red, with its message; every check is killed by some bug."""
+
+import importlib
+
+import pytest
+
+from conformance import certify
+from conformance.checks import CHECKS
+from conformance.known_bugs import BUGS, Bug, planted
+from conformance.suites.lite_layers import LiteLayer
+
+
+def candidate(variant):
+    formula = importlib.import_module(f"conformance.suites.test_{variant}").SUITE.formula
+    return LiteLayer(variant, formula)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=[bug.id for bug in BUGS])
+def test_bug_turns_exactly_its_checks_red(bug: Bug):
+    with planted(bug):
+        certificate = certify(candidate(bug.variant), bug.variant)
+    assert certificate.red == bug.red
+    assert certificate.verdict == "buggy"
+    said = [f"{m.what}: {m.got} | {m.should}" for m in certificate if m.verdict.is_red]
+    assert any(bug.message in words for words in said), said[:5]
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "delora"])
+def test_without_a_bug_nothing_is_red(variant):
+    certificate = certify(candidate(variant), variant)
+    assert certificate.red == set()
+    assert certificate.verdict == "faithful"
+
+
+def test_every_check_is_killed_by_a_bug():
+    assert set(CHECKS) == set().union(*(bug.red for bug in BUGS))
+
+
+def test_ids_are_unique_and_every_field_is_filled():
+    assert len({bug.id for bug in BUGS}) == len(BUGS)
+    for bug in BUGS:
+        assert all(
+            getattr(bug, name) for name in ("description", "effect", "source", "hidden_by", "where", "old", "red", "message")
+        )
+
+
+def test_a_replacement_that_is_not_unique_is_refused():
+    bug = next(bug for bug in BUGS if bug.id == "lora-scale-alpha")
+    doubled = Bug(**{name: getattr(bug, name) for name in Bug.__slots__} | {"old": "config"})
+    with pytest.raises(ValueError, match=r"times in lite\.variants\.lora, should be once"), planted(doubled):
+        pass
+
+
+def test_a_planted_bug_is_gone_afterwards():
+    from lite import runtime
+    from lite.variant import VARIANTS
+
+    before = VARIANTS["lora"], runtime.undo.__code__
+    for name in ("lora-scale-alpha", "detach-requires-grad"):
+        with planted(next(bug for bug in BUGS if bug.id == name)):
+            pass
+    assert (VARIANTS["lora"], runtime.undo.__code__) == before

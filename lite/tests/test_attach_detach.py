@@ -1,0 +1,344 @@
+"""`attach` changes nothing that `detach` cannot undo to the bit, and refuses before it touches anything."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import lite
+from lite.tests.toys import CONFIGS, TRAINED, Coded, alive, bits, each_config, each_variant, inputs, net, snapshot, trainable, trained
+
+FIRST = lite.LoRAConfig(r=2, target_names=["first"])
+
+
+def disjoint(one=lite.LoRAConfig, other=lite.DeLoRAConfig):
+    return [one(r=2, target_names=["first"]), other(r=3, target_names=["last"])]
+
+
+@each_variant
+def test_attach_adds_the_adapters_tensors_and_trains_only_these(variant):
+    model = net()
+    base = dict(model.named_parameters())
+    lite.attach(model, CONFIGS[variant]())
+    assert list(trainable(model)) == [f"{layer}.{name}" for layer in ("first", "last") for name in TRAINED[variant]]
+    assert all(dict(model.named_parameters())[name] is parameter for name, parameter in base.items())
+
+
+@each_config
+def test_attach_and_detach_return_the_model(make):
+    model = net()
+    assert lite.attach(model, make()) is model
+    assert lite.detach(model) is model
+
+
+@each_config
+def test_detach_restores_the_model_bit_for_bit(make):
+    model, x = net(), inputs()
+    before, y = snapshot(model), model(x)
+    lite.attach(model, make(r=2, dropout=0.5))
+    attached = snapshot(model)
+    assert attached != before
+    assert not torch.equal(trained(model)(x), y)
+    assert snapshot(lite.detach(model)) == before
+    assert torch.equal(model(x), y)
+
+
+@each_config
+def test_detach_restores_the_model_after_training(make):
+    model = net()
+    before = snapshot(model)
+    lite.attach(model, make(r=2))
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(inputs()).square().sum().backward()
+        optimizer.step()
+    assert snapshot(lite.detach(model)) == before
+
+
+@each_config
+def test_modes_set_after_attach_outlive_detach(make):
+    model = lite.attach(net(), make())
+    model.eval()
+    model.norm.train()
+    lite.detach(model)
+    assert [module.training for module in (model, model.first, model.norm, model.last)] == [False, False, True, False]
+
+
+@each_config
+def test_only_the_adapters_train(make):
+    model = lite.attach(net(), make(r=2))
+    base = {name: bits(p) for name, p in model.named_parameters() if not p.requires_grad}
+    start = {name: bits(p) for name, p in trained(model).named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(inputs()).square().sum().backward()
+    assert sorted(base) == ["first.bias", "first.weight", "last.bias", "last.weight", "norm.bias", "norm.weight"]
+    assert all(dict(model.named_parameters())[name].grad is None for name in base)
+    optimizer.step()
+    assert {name: bits(p) for name, p in model.named_parameters() if not p.requires_grad} == base
+    assert [name for name, p in trainable(model).items() if bits(p) == start[name]] == []
+
+
+@each_config
+def test_the_input_still_gets_its_gradient(make):
+    model, x = trained(lite.attach(net(), make(r=2))), inputs().requires_grad_()
+    model(x).square().sum().backward()
+    assert x.grad.abs().min() > 0
+
+
+@each_config
+def test_hooks_of_the_model_itself_run_before_the_adapter_and_stay(make):
+    model = net()
+    own = dict(model.first._forward_hooks)
+    x = inputs()
+    y = model.first(x)
+    lite.attach(model, make())
+    assert torch.equal(model.first(x), y)
+    lite.detach(model)
+    assert dict(model.first._forward_hooks) == own
+
+
+@pytest.mark.parametrize("many", [list, tuple, iter], ids=["list", "tuple", "iterator"])
+def test_several_configs_attach_at_once(many):
+    model = net()
+    before = snapshot(model)
+    lite.attach(model, many(disjoint()))
+    names = {name: tuple(parameter.shape) for name, parameter in trainable(model).items()}
+    assert names == {
+        "first.lora_A": (2, 6),
+        "first.lora_B": (5, 2),
+        "last.lora_A": (3, 5),
+        "last.lora_B": (4, 3),
+        "last.lora_lambda": (),
+    }
+    assert snapshot(lite.detach(model)) == before
+
+
+@pytest.mark.parametrize(
+    "second",
+    [lite.LoRAConfig(r=2), lite.DoRAConfig(target_names=["irs"]), FIRST, lite.LoRAConfig(r=2, target_names=["first"])],
+    ids=["wider", "another method", "the same object", "an equal config"],
+)
+def test_an_overlap_is_refused_with_both_configs(second):
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="two configs target first") as error:
+        lite.attach(model, [FIRST, second])
+    assert repr(FIRST) in str(error.value)
+    assert repr(second) in str(error.value)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [None, 3, "lora", {}, lite.Config(), [FIRST, None], [lite.LoRAConfig], lite.LoRAConfig, {"r": 2}],
+    ids=["None", "number", "text", "nothing", "no method", "None inside", "class inside", "class", "options"],
+)
+def test_what_is_no_config_is_refused(configs):
+    model = net()
+    before = snapshot(model)
+    with pytest.raises((TypeError, ValueError) if configs == {} else TypeError):
+        lite.attach(model, configs)
+    assert snapshot(model) == before
+
+
+def test_no_config_at_all_is_refused():
+    with pytest.raises(ValueError, match="no config was given"):
+        lite.attach(net(), [])
+
+
+def test_the_known_configs_are_listed_for_an_unknown_one():
+    with pytest.raises(TypeError, match="known: .*LoRAConfig.*DoRAConfig.*DeLoRAConfig|known: .*DeLoRAConfig.*LoRAConfig"):
+        lite.attach(net(), lite.Config())
+
+
+@each_variant
+def test_calibration_data_is_refused_where_none_is_used(variant):
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=f"calibration_data was given, but {variant} uses none"):
+        lite.attach(model, CONFIGS[variant](), calibration_data=[inputs()])
+    assert snapshot(model) == before
+
+
+@each_config
+@pytest.mark.parametrize("second", CONFIGS.values(), ids=CONFIGS)
+def test_a_second_attach_is_refused_and_says_what_to_do(make, second):
+    model = lite.attach(net(), make(target_names=["first"]))
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match=r"is attached already.*call lite\.detach first, or attach all configs at once"):
+        lite.attach(model, second(target_names=["last"]))
+    assert snapshot(model) == before
+
+
+def test_attaching_to_the_parent_of_an_adapted_module_is_refused():
+    model = net()
+    lite.attach(model.first, lite.LoRAConfig())
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match=r"lora is attached already \(to first\), delora cannot be added"):
+        lite.attach(model, lite.DeLoRAConfig(target_names=["last"]))
+    assert snapshot(model) == before
+
+
+def test_attaching_to_an_adapted_layer_of_an_adapted_model_is_refused():
+    model = lite.attach(net(), FIRST)
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="lora_A"):
+        lite.attach(model.first, lite.DeLoRAConfig())
+    assert snapshot(model) == before
+
+
+def test_attaching_to_another_part_of_an_adapted_model_is_refused():
+    model = lite.attach(net(), FIRST)
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="attached already"):
+        lite.attach(model.last, lite.LoRAConfig())
+    assert snapshot(model) == before
+
+
+def test_a_layer_that_two_models_share_is_adapted_by_one():
+    model = lite.attach(net(), FIRST)
+    other = nn.Sequential(model.first)
+    with pytest.raises(RuntimeError, match="owns lora_A, lora_B already"):
+        lite.attach(other, lite.DoRAConfig())
+    lite.attach(lite.detach(model), FIRST)
+
+
+def test_a_layer_that_owns_such_a_name_is_refused():
+    model = net()
+    model.last.lora_B = nn.Parameter(torch.zeros(2))
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="delora on last: the layer owns lora_B already"):
+        lite.attach(model, disjoint())
+    assert snapshot(model) == before
+
+
+def test_nothing_to_detach_is_refused():
+    model = net()
+    before = snapshot(model)
+    for adapted in (model, lite.detach(lite.attach(net(), FIRST))):
+        with pytest.raises(RuntimeError, match=r"nothing is attached to this model; call lite\.attach first"):
+            lite.detach(adapted)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("configs", [disjoint(), [FIRST], disjoint(lite.DoRAConfig, lite.LoRAConfig)], ids=["two", "one", "dora"])
+def test_the_second_config_failing_leaves_no_trace_of_the_first(configs):
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="DoRAConfig matches no layer"):
+        lite.attach(model, [*configs, lite.DoRAConfig(target_names=["nowhere"])])
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt], ids=lambda e: e.__name__)
+@pytest.mark.parametrize(
+    ("owner", "step", "call"),
+    [
+        (nn.init, "kaiming_uniform_", 2),
+        (nn.Module, "register_parameter", 1),
+        (nn.Module, "register_parameter", 4),
+        (nn.Module, "register_buffer", 1),
+        (nn.Module, "register_forward_hook", 1),
+        (nn.Module, "register_forward_hook", 2),
+    ],
+    ids=lambda value: value if isinstance(value, str | int) else value.__name__,
+)
+def test_failing_midway_leaves_no_trace(monkeypatch, owner, step, call, error):
+    model, real, calls = net(), getattr(owner, step), []
+
+    def failing(*args, **options):
+        calls.append(args)
+        if len(calls) == call:
+            raise error("planted")
+        return real(*args, **options)
+
+    before = snapshot(model)
+    with monkeypatch.context() as patch, pytest.raises(error, match="planted"):
+        patch.setattr(owner, step, failing)
+        lite.attach(model, disjoint())
+    assert len(calls) == call
+    assert snapshot(model) == before
+    assert snapshot(lite.detach(lite.attach(model, disjoint()))) == before
+
+
+@each_config
+def test_a_quantised_weight_is_refused_where_the_method_reads_it(make):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), Coded(5, 4, torch.int8))
+    before = snapshot(model)
+    if make is lite.LoRAConfig:
+        lite.attach(model, make(r=2))
+        assert snapshot(lite.detach(model)) == before
+        return
+    with pytest.raises(ValueError, match=r"on 1: .* dense floating-point \(4, 5\) matrix, but it is torch.int8 \(4, 5\); dequantise"):
+        lite.attach(model, make(r=2))
+    assert snapshot(model) == before
+
+
+@each_config
+def test_a_weight_of_another_shape_than_the_layer_says_is_refused(make):
+    model = nn.Sequential(nn.Linear(6, 5))
+    model[0].out_features = 7
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"on 0: .*\(7, 6\).*\(5, 6\)"):
+        lite.attach(model, make())
+    assert snapshot(model) == before
+
+
+@each_config
+def test_parameters_added_after_attach_outlive_detach(make):
+    model = net()
+    before = snapshot(model.first)
+    lite.attach(model, make())
+    model.head = nn.Linear(4, 2)
+    lite.detach(model)
+    assert snapshot(model.first) == before
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
+    assert model.last.weight.requires_grad
+    lite.detach(lite.attach(model, make()))
+
+
+class Forwarding(nn.Module):
+    """A wrapper that answers for what it wraps, as torch.compile's and peft's do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+def test_detach_through_a_forwarding_wrapper_is_done_or_refused_but_not_half_done():
+    model = net()
+    before = snapshot(model)
+    wrapper = Forwarding(lite.attach(model, FIRST))
+    attached = snapshot(model)
+    assert attached != before
+    try:
+        lite.detach(wrapper)
+    except RuntimeError:
+        assert snapshot(model) == attached
+    else:
+        assert snapshot(model) == before
+
+
+@each_config
+def test_two_hundred_cycles_leak_nothing(make):
+    model, seen = net(), []
+    before, parts = snapshot(model), alive(model)
+    for _ in range(200):
+        lite.attach(model, make(r=1))
+        seen += [weakref.ref(parameter) for parameter in trainable(model).values()]
+        lite.detach(model)
+    gc.collect()
+    assert len(seen) >= 800
+    assert [ref for ref in seen if ref() is not None] == []
+    assert alive(model) == parts
+    assert snapshot(model) == before

@@ -1,0 +1,151 @@
+"""Configs refuse nonsense, say what is allowed, and survive JSON."""
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+import torch
+
+import lite
+from lite.tests.toys import each_config
+
+BAD = {
+    "target_names": ["q_proj", ("(",), ("ok", "[a"), (1,), None, 3],
+    "exclude_names": ["lm_head", ("*",), (b"x",), None],
+    "target_roles": ["reader", ("boss",), ("reader", "boss"), (1,), None],
+    "layers": [3, "0", (-1,), (0.0,), (True,), ("0",)],
+    "dtype": [torch.int8, torch.bool, torch.complex64, "float32", 32],
+    "r": [0, -1, 2.5, True, "8", None, math.inf],
+    "alpha": [0, -1, 0.0, math.inf, -math.inf, math.nan, True, "8", None],
+    "dropout": [1, 1.0, 1.5, -0.1, math.nan, math.inf, True, "0.1", None],
+    "rslora": [1, 0, None, "yes"],
+    "init": ["zeros", "", "Kaiming", None, True],
+    "lambda0": [math.inf, -math.inf, math.nan, True, "15", None],
+}
+GOOD = {  # not the defaults, and at the edge of what is allowed
+    "target_names": [("q_proj$", r"\.k"), ("",)],
+    "exclude_names": [(), ("classifier",)],
+    "target_roles": [("reader", "writer", "inner"), ("inner",)],
+    "layers": [(0,), (3, 11), ()],
+    "dtype": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
+    "r": [1, 4096],
+    "alpha": [1e-30, 1e30, 1, 0.1],
+    "dropout": [0.1, 0.999],
+    "rslora": [True],
+    "init": ["gaussian"],
+    "lambda0": [-3.5, 0, 1e-3],
+}
+ALL = [(make, field) for make in (lite.LoRAConfig, lite.DoRAConfig, lite.DeLoRAConfig) for field in dataclasses.fields(make)]
+NAMES = sorted({field.name for _, field in ALL})
+
+
+def cases(table):
+    return [
+        pytest.param(make, field.name, value, id=f"{make.__name__}-{field.name}={value!r}")
+        for make, field in ALL
+        for value in table[field.name]
+    ]
+
+
+@pytest.mark.parametrize("table", [BAD, GOOD], ids=["bad", "good"])
+def test_these_tables_know_every_option(table):
+    assert sorted(table) == NAMES
+    assert all(table.values())
+
+
+@each_config
+def test_an_unknown_option_is_refused_with_the_known_ones(make):
+    with pytest.raises(TypeError, match=f"{make.__name__} has no option rank, lr") as error:
+        make(r=4, rank=4, lr=1e-3)
+    known = str(error.value).partition("its options are ")[2].split(", ")
+    assert known == [field.name for field in dataclasses.fields(make)]
+
+
+@each_config
+def test_positional_options_are_refused_with_the_known_ones(make):
+    with pytest.raises(TypeError, match=rf"{make.__name__} takes its options by keyword, got \(4,\).*\br\b"):
+        make(4)
+
+
+@pytest.mark.parametrize(("make", "name", "value"), cases(BAD))
+def test_a_value_out_of_range_is_refused_by_name_and_value(make, name, value):
+    with pytest.raises(ValueError, match=rf"^{make.__name__}: {name} .*, got {re.escape(repr(value))}$"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "-huge"])
+@pytest.mark.parametrize(
+    ("make", "name"), [(lite.LoRAConfig, "alpha"), (lite.LoRAConfig, "dropout"), (lite.DeLoRAConfig, "lambda0")]
+)
+def test_an_integer_beyond_every_float_is_refused_as_a_value(make, name, value):
+    with pytest.raises(ValueError, match=f"^{make.__name__}: {name} "):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999999}", "(" * 5000 + ")" * 5000], ids=["repetition", "nesting"])
+def test_a_pattern_too_large_to_compile_is_refused_as_a_value(pattern):
+    with pytest.raises(ValueError, match="LoRAConfig: target_names"):
+        lite.LoRAConfig(target_names=(pattern,))
+
+
+@pytest.mark.parametrize(("make", "name", "value"), cases(GOOD))
+def test_a_value_in_range_is_kept(make, name, value):
+    config = make(**{name: value})
+    assert getattr(config, name) == value != getattr(make(), name)
+    assert config != make()
+
+
+@pytest.mark.parametrize(("make", "name", "value"), cases(GOOD))
+def test_options_survive_json(make, name, value):
+    config = make(**{name: value})
+    back = make.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert back == config
+    assert repr(back) == repr(config)
+
+
+@each_config
+def test_all_options_together_survive_json(make):
+    config = make(**{field.name: GOOD[field.name][0] for field in dataclasses.fields(make)})
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert list(plain) == [field.name for field in dataclasses.fields(make)]
+    assert plain["dtype"] == "float32"
+    assert repr(make.from_dict(plain)) == repr(config)
+
+
+@each_config
+def test_lists_become_tuples(make):
+    lists = {"target_names": ["a", "b"], "exclude_names": [], "target_roles": ["reader"], "layers": [0, 1]}
+    config = make(**lists)
+    assert {name: getattr(config, name) for name in lists} == {name: tuple(value) for name, value in lists.items()}
+    assert config == make(**{name: tuple(value) for name, value in lists.items()})
+    assert len({config, make(**lists)}) == 1
+
+
+@each_config
+@pytest.mark.parametrize("dtype", ["int8", "no_such_dtype", "load", "nn", 7])
+def test_a_dtype_that_is_none_is_refused_when_read_back(make, dtype):
+    with pytest.raises(ValueError, match=f"{make.__name__}: dtype must be None or a floating"):
+        make.from_dict(make().to_dict() | {"dtype": dtype})
+
+
+@each_config
+def test_an_unknown_option_is_refused_when_read_back(make):
+    with pytest.raises(TypeError, match="has no option rank"):
+        make.from_dict(make().to_dict() | {"rank": 4})
+
+
+@each_config
+def test_a_config_cannot_be_changed(make):
+    config = make()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.r = 4
+    assert config == make()
+
+
+@pytest.mark.parametrize(("make", "name"), [pytest.param(m, f.name, id=f"{m.__name__}-{f.name}") for m, f in ALL])
+def test_every_option_is_documented(make, name):
+    common = {field.name for field in dataclasses.fields(lite.Config)}
+    place = lite.Config if name in common else make
+    assert re.search(rf"^\s*{name}: \S", place.__doc__, re.MULTILINE), f"{place.__name__}'s docstring says nothing about {name}"
