@@ -35,6 +35,7 @@ def install(session: nox.Session, group: str) -> None:
     requirements = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), group)
     python(session, "-m", "pip", "install", "--quiet", TORCH)
     python(session, "-m", "pip", "install", "--quiet", "-c", str(PINS), "-e", ".", *requirements)
+    python(session, "-c", "import torch, peft, transformers")  # proves the environment, and compiles it once
     stamp.write_text(wanted)
 
 

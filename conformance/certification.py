@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from refs.case import Case
 from refs.formula import Formula
 from refs.maps import Entry, parse
 from refs.problem import Problem, base
-from refs.subject import Subject, one_thread
+from refs.subject import Subject, one_thread, seed
 
 Factory = Callable[[nn.Module, Case], nn.Module]
 
@@ -60,7 +59,7 @@ class FactoryLayer:
         """What the factory makes, in train mode."""
         module = self._module(case, problem.weight, problem.bias)
         if self.reset:
-            torch.manual_seed(case.seed)
+            seed(case)
             self.reset(module, case)
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         call = module if case.call == "positional" else partial(_by_keyword, module, str(self.input_name))
@@ -78,7 +77,7 @@ class FactoryLayer:
 
     def _module(self, case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
         layer = base_layer(case, weight, bias).requires_grad_(False)
-        torch.manual_seed(case.seed)
+        seed(case)
         with one_thread():
             module = self.factory(layer, case)
         if not isinstance(module, nn.Module):

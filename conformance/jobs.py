@@ -12,7 +12,7 @@ from conformance.suite import Divergence, Reference, Suite
 from conformance.terminal import cell_id
 from conformance.trial import Trial
 from conformance.verdict import Measurement, Verdict, rounded_up
-from refs.subject import Implementation
+from refs.subject import Implementation, one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class Job:
             trial.untested(reason)
             return trial.measured
         try:
-            self.check.function(trial)
+            with one_thread():
+                self.check.function(trial)
         except Exception as error:  # a candidate may raise anything
             last = traceback.extract_tb(error.__traceback__)[-1]
             got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
@@ -89,14 +90,11 @@ def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[M
 
 
 def jobs(suite: Suite, candidate: Implementation | None = None) -> Iterator[Job]:
-    """Every cell: the candidate (the suite's own by default) against each reference, then references among themselves."""
-    candidate = candidate or suite.candidate
+    """Every cell: references among themselves first, then the candidate (the suite's own by default) against each."""
+    pairs = [] if candidate else list(itertools.combinations(suite.all_references, 2))
+    for check in CHECKS.values():
+        for truth, other in pairs if check.among_references else ():
+            yield Job(suite, check, other, truth)
     for check in CHECKS.values():
         for reference in suite.all_references if check.needs_reference else (None,):
-            yield Job(suite, check, candidate, reference)
-    if candidate is not suite.candidate:
-        return
-    for check in CHECKS.values():
-        if check.among_references:
-            for truth, other in itertools.combinations(suite.all_references, 2):
-                yield Job(suite, check, other, truth)
+            yield Job(suite, check, candidate or suite.candidate, reference)

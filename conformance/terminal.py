@@ -27,7 +27,8 @@ def verdict_table(variant: str, measurements: Sequence[Measurement], *, complete
         row = [cell_text(measurements, check, column, verdicts, notes) for column in columns]
         table.add_row(check, *row)
     numbered = [f"  {number}  {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join([rendered(table), *numbered])
+    sources = {m.reference: m.version for m in measurements if m.version and "–" not in m.reference}
+    return "\n".join([rendered(table), *numbered, *(f"  {name}: {version}" for name, version in sources.items())])
 
 
 def cell_text(

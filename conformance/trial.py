@@ -66,6 +66,7 @@ class Trial:
                 variant=self.suite.variant,
                 candidate=self.candidate.name,
                 reference=self.column,
+                version=self.reference.version if self.reference else "",
                 check=self.check,
                 verdict=verdict,
                 what=what,

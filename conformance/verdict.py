@@ -33,6 +33,7 @@ class Measurement:
     """One quantity of one check.
 
     candidate: whom it judges: lite, a reference, or "yours". reference: whom it compares with, "itself" for checks of the candidate alone.
+    version: which release, paper or commit that is.
     case, case_id: `repr` and short name; empty for checks that need no case.
     what: the quantity, e.g. grad.lora_A.
     error, bound, unit: numbers; 0, 0 and "" where there is nothing to measure but a fact.
@@ -44,6 +45,7 @@ class Measurement:
     variant: str
     candidate: str
     reference: str
+    version: str
     check: str
     verdict: Verdict
     case: str = ""

@@ -40,12 +40,11 @@ def frozen(case: Case, weight: Tensor) -> Tensors:
 
 
 def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """The dense weight of the formula, a sum of r outer products."""
+    """The dense weight of the formula."""
     A, B, n = p["lora_A"], p["lora_B"], frozen(case, weight)["lora_wnorm"]
-    update = torch.zeros_like(weight)
-    for a, b in zip(A, B.T, strict=True):
-        update = update + torch.outer(b, a) / (a.norm().clamp(min=CLAMP) * b.norm().clamp(min=CLAMP))
-    return weight + p["lora_lambda"] / rank(case) * update * n, bias
+    directions_a = A / A.norm(dim=1, keepdim=True).clamp(min=CLAMP)  # (r, d_in)
+    directions_b = B / B.norm(dim=0).clamp(min=CLAMP)  # (d_out, r)
+    return weight + p["lora_lambda"] / rank(case) * (directions_b @ directions_a) * n, bias
 
 
 def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:

@@ -7,7 +7,6 @@ from importlib import metadata
 from typing import Any
 
 import peft
-import torch
 from torch import Tensor, nn
 
 from refs.bases import base_layer
@@ -15,8 +14,9 @@ from refs.case import Case, as_dtype
 from refs.formula import Formula
 from refs.maps import parse
 from refs.problem import Problem
-from refs.subject import Subject
+from refs.subject import Subject, seed
 
+VERSION = metadata.version("peft")
 ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
 
 
@@ -44,22 +44,18 @@ class PeftLayer:
     @property
     def version(self) -> str:
         """The installed release and the file."""
-        return f"peft {metadata.version('peft')}, {self.source}"
+        return f"peft {VERSION}, {self.source}"
 
     def refuses(self, case: Case) -> str | None:
         """Base layers that peft does not take."""
-        return (
-            None
-            if case.layer in self.kinds
-            else f"peft {metadata.version('peft')} does not take a base layer of kind {case.layer!r}"
-        )
+        return None if case.layer in self.kinds else f"peft {VERSION} does not take a base layer of kind {case.layer!r}"
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """A peft layer at its own init."""
         host = nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})
         peft.inject_adapter_in_model(self.config(target_modules=["layer"], **self.arguments(case)), host, ADAPTER)
         layer: Any = host["layer"]
-        torch.manual_seed(case.seed)
+        seed(case)
         self.reset(layer, case)
         entries = parse(self.map)
         tensors = _tensors(layer, {entry.name for entry in entries.values()})

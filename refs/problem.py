@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,47 +87,46 @@ def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
     return values
 
 
-def _effect(case: Case, formula: Formula, parameters: Tensors) -> tuple[float, Tensor]:
-    """How far the adapter moves the output, relative, and the move itself."""
-    weight, bias, x = base(case)
-    adapted, shifted = formula.adapted(case, weight, bias, parameters)
-    plain = linear(x, weight, bias)
-    move = linear(x, adapted, shifted) - plain
-    return float(move.norm() / plain.norm()), move
-
-
-def _perturbed(case: Case, formula: Formula, at_start: Tensors) -> Tensors:
+def _perturbed(case: Case, at_start: Tensors, formula: Formula, effect: Callable[[Tensors], float]) -> Tensors:
     """Every trainable moved, so far that the output moves by `EFFECT`: the strength is doubled, then bisected."""
     noise = {name: normal(case.seed, "noise", name, shape=tuple(value.shape)) for name, value in at_start.items()}
 
     def reaches(strength: float) -> bool:
-        return _effect(case, formula, formula.moved(case, at_start, noise, strength))[0] >= EFFECT
+        return effect(formula.moved(case, at_start, noise, strength)) >= EFFECT
 
-    low, high = 0.0, 2.0**-10
+    low, high = 0.0, 2.0**-8
     while not reaches(high) and high < 2.0**20:
-        low, high = high, high * 2
-    for _ in range(8):
+        low, high = high, high * 4
+    for _ in range(6):
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return formula.moved(case, at_start, noise, high)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _problem(case: Case, formula: Formula) -> Problem:
     weight, bias, x = base(case)
+    plain = linear(x, weight, bias)
+
+    def move(parameters: Tensors) -> Tensor:
+        """What the adapter adds to the output."""
+        adapted, shifted = formula.adapted(case, weight, bias, parameters)
+        return linear(x, adapted, shifted) - plain
+
     parameters = start(case, formula, weight)
     if case.state != "init":
-        parameters = _perturbed(case, formula, parameters)
+        parameters = _perturbed(case, parameters, formula, lambda moved: float(move(moved).norm() / plain.norm()))
     if case.state not in ("init", "perturbed"):
         if case.state not in formula.states:
             raise ValueError(f"unknown state {case.state!r}; known: init, perturbed, {', '.join(formula.states)}")
         parameters = formula.states[case.state](case, parameters)
     parameters = {name: rounded(value, case) for name, value in parameters.items()}
-    effect, move = _effect(case, formula, parameters)
+    contribution = move(parameters)
+    effect = float(contribution.norm() / plain.norm())
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
-    cotangent = normal(case.seed, "cotangent", shape=tuple(move.shape))
+    cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))
     if effect > 2.0**-20:  # below, the move is rounding noise
-        cotangent = cotangent + move * (cotangent.norm() / move.norm())
+        cotangent = cotangent + contribution * (cotangent.norm() / contribution.norm())
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect)
 
 

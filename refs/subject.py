@@ -90,6 +90,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def seed(case: Case) -> None:
+    """Seed torch's generator; on the CPU directly, because `torch.manual_seed` formats a stack trace for devices not yet in use."""
+    if case.device == "cpu":
+        torch.default_generator.manual_seed(case.seed)
+    else:
+        torch.manual_seed(case.seed)
+
+
 def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None = None) -> Trace:
     """Run once. In train mode: output, grad.x and grad.NAME for every trainable of the case, in canonical orientation;
     in eval mode the output alone (a layer may have merged its weights there).
@@ -104,7 +112,7 @@ def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None =
     live = [subject[name] for name in names]
     x = problem.x.to(case.device, case.torch_dtype, copy=True).requires_grad_()
     with one_thread():
-        torch.manual_seed(case.seed)
+        seed(case)
         output = subject.call(x)
         trace: Trace = {"output": output.detach().clone()}
         if case.mode == "eval" or output.shape != problem.cotangent.shape:  # a wrong shape is the check's to report

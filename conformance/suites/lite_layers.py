@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import lite
@@ -16,7 +15,7 @@ from refs.case import Case, as_dtype
 from refs.formula import Formula
 from refs.maps import Entry
 from refs.problem import Problem
-from refs.subject import Subject
+from refs.subject import Subject, seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class LiteLayer:
     def build(self, case: Case, problem: Problem) -> Subject:
         """Attach to a fresh base layer, seeded immediately before."""
         host = _host(case, problem)
-        torch.manual_seed(case.seed)
+        seed(case)
         lite.attach(host, self.config(case))
         return self._subject(case, problem, host)
 
@@ -57,7 +56,7 @@ class LiteLayer:
     def restore(self, case: Case, problem: Problem, file: Path) -> Subject:
         """As users do, on a fresh base."""
         host = _host(case, problem)
-        torch.manual_seed(case.seed)
+        seed(case)
         return self._subject(case, problem, lite.load(host, file))
 
     @property

@@ -60,20 +60,19 @@ def test_no_names_and_no_exclusions_mean_every_linear_layer():
     assert reached(Stack(), lite.LoRAConfig(exclude_names=())) == BLOCKS | {"embed_proj", "lm_head"}
 
 
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["up"], {"h.0.up", "h.1.up", "h.2.up"}),
-        (["up$", "2"], {"h.0.up", "h.1.up", "h.2.up", "h.2.down"}),
-        ([r"^h\.1\."], {"h.1.up", "h.1.down"}),
-        (["h.[02].down"], {"h.0.down", "h.2.down"}),
-        (["(?i)UP"], {"h.0.up", "h.1.up", "h.2.up"}),
-        (["h", "lm_head"], BLOCKS),
-    ],
-    ids=" ".join,
-)
-def test_names_are_searched_in_the_full_name(names, expected):
-    assert reached(Stack(), lite.LoRAConfig(target_names=names)) == expected
+BY_NAME = {
+    ("up",): {"h.0.up", "h.1.up", "h.2.up"},
+    ("up$", "2"): {"h.0.up", "h.1.up", "h.2.up", "h.2.down"},
+    (r"^h\.1\.",): {"h.1.up", "h.1.down"},
+    ("h.[02].down",): {"h.0.down", "h.2.down"},
+    ("(?i)UP",): {"h.0.up", "h.1.up", "h.2.up"},
+    ("h", "lm_head"): BLOCKS,
+}
+
+
+@pytest.mark.parametrize("names", BY_NAME, ids=" ".join)
+def test_names_are_searched_in_the_full_name(names):
+    assert reached(Stack(), lite.LoRAConfig(target_names=names)) == BY_NAME[names]
 
 
 def test_exclusions_win_over_names():
@@ -96,7 +95,9 @@ def test_a_block_within_a_block_counts_by_the_outer_one():
 
 
 @pytest.mark.parametrize(
-    "options", [{"target_names": ["nowhere"]}, {"layers": ()}, {"layers": (9,)}, {"target_roles": ("inner",)}], ids=str
+    "options",
+    [{"target_names": ["nowhere"]}, {"layers": (9,)}, {"target_roles": ("inner",)}],
+    ids=lambda options: next(iter(options)),
 )
 @each_config
 def test_no_match_is_refused_with_what_was_asked_and_what_was_there(make, options):
@@ -111,6 +112,11 @@ def test_no_match_is_refused_with_what_was_asked_and_what_was_there(make, option
     assert snapshot(model) == before
 
 
+def test_no_layers_are_no_match():
+    with pytest.raises(ValueError, match=r"matches no layer: .*layers=\(\)"):
+        lite.attach(Stack(), lite.LoRAConfig(layers=()))
+
+
 def test_a_long_list_of_what_was_there_is_cut():
     with pytest.raises(ValueError, match=r"h\.9\.up \(reader\), and 4 more$") as error:
         lite.attach(Stack(11), lite.LoRAConfig(target_names=["nowhere"]))
@@ -121,7 +127,7 @@ def test_a_long_list_of_what_was_there_is_cut():
     "model", [nn.LayerNorm(4), nn.Embedding(4, 4), nn.Bilinear(4, 4, 4), nn.LSTM(4, 4)], ids=lambda m: type(m).__name__
 )
 def test_what_is_not_linear_is_no_target(model):
-    with pytest.raises(ValueError, match="layers are: none$"):
+    with pytest.raises(ValueError, match=r"layers are: none$"):
         lite.attach(model, lite.LoRAConfig(exclude_names=()))
 
 

@@ -49,7 +49,7 @@ def init(config: DeLoRAConfig, layer: Layer) -> dict[str, Tensor]:
     return {
         "lora_A": A,
         "lora_B": torch.zeros(layer.d_out, config.r),
-        "lora_lambda": torch.tensor(float(config.lambda0), dtype=torch.float64),
+        "lora_lambda": torch.tensor(float(config.lambda0)),
         "lora_wnorm": torch.linalg.norm(layer.weight, dim=0),
     }
 

@@ -1,0 +1,50 @@
+"""Reading and forging adapter files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import lite
+from lite.tests.toys import bits
+
+CONFIGS = {
+    "lora": lite.LoRAConfig(r=2),
+    "dora": lite.DoRAConfig(r=2),
+    "delora": lite.DeLoRAConfig(r=2),
+    "two": [lite.DoRAConfig(r=2, alpha=3, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])],
+}
+
+
+def read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors."""
+    with safe_open(file, "pt") as handle:
+        return dict(handle.metadata() or {}), {name: handle.get_tensor(name).clone() for name in handle.keys()}
+
+
+def content(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The same, comparable by value."""
+    metadata, tensors = read(file)
+    return metadata, {name: bits(tensor) for name, tensor in tensors.items()}
+
+
+def forge(file: Path, change: Callable[[dict[str, str], dict[str, Tensor]], None]) -> None:
+    """Rewrite a file after `change` had its way with metadata and tensors."""
+    metadata, tensors = read(file)
+    change(metadata, tensors)
+    save_file(tensors, file, metadata or None)
+
+
+def forge_adapters(file: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Rewrite a file after `change` had its way with the list of adapters in its header."""
+
+    def rewrite(metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+        adapters = json.loads(metadata["adapters"])
+        change(adapters)
+        metadata["adapters"] = json.dumps(adapters)
+
+    forge(file, rewrite)

@@ -1,0 +1,57 @@
+"""Gradients against finite differences, in float64, at parameters that have moved."""
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+import lite
+from lite.tests.test_forward import conv1d
+from lite.tests.toys import inputs, trainable, trained
+
+# DoRA holds its norm constant, so that its gradients by A and B are not those of the function.
+BY = {
+    "lora": (lite.LoRAConfig, ["lora_A", "lora_B"]),
+    "dora": (lite.DoRAConfig, ["lora_m"]),
+    "delora": (lite.DeLoRAConfig, ["lora_A", "lora_B", "lora_lambda"]),
+}
+BUILDS = {
+    "Linear": lambda: nn.Linear(6, 4),
+    "Linear without bias": lambda: nn.Linear(6, 4, bias=False),
+    "Conv1D": conv1d,
+}
+
+
+def layer_of(config, build=BUILDS["Linear"]):
+    torch.manual_seed(0)
+    return trained(lite.attach(build().double(), config))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+@pytest.mark.parametrize(("make", "names"), BY.values(), ids=BY)
+def test_gradients_are_those_of_finite_differences(make, names, build, dropout):
+    layer = layer_of(make(r=2, dropout=dropout), build).train()
+
+    def output(x, *values):
+        torch.manual_seed(5)  # the same elements dropped in every call
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    x = inputs(2, 3, 6, dtype=torch.float64).requires_grad_()
+    assert gradcheck(output, (x, *(getattr(layer, name) for name in names)))
+
+
+def test_the_parameters_that_are_left_out_are_doras_factors_alone():
+    left_out = {name: sorted(set(trainable(layer_of(make()))) - set(names)) for name, (make, names) in BY.items()}
+    assert left_out == {"lora": [], "dora": ["lora_A", "lora_B"], "delora": []}
+
+
+def test_doras_factors_get_the_gradient_with_the_norm_held_constant():
+    layer, x = layer_of(lite.DoRAConfig(r=2, alpha=3)), inputs(5, 6, dtype=torch.float64)
+    cotangent = inputs(5, 4, seed=3, dtype=torch.float64)
+    (layer(x) * cotangent).sum().backward()
+    A, B, m = (parameter.detach() for parameter in trainable(layer).values())
+    s = 1.5
+    gain = m / (layer.weight + s * B @ A).norm(dim=1)
+    torch.testing.assert_close(layer.lora_B.grad, s * (cotangent * gain).T @ (x @ A.T), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(layer.lora_A.grad, s * (cotangent * gain @ B).T @ x, rtol=1e-11, atol=1e-11)

@@ -1,0 +1,136 @@
+"""What adapters hold at the start: the drawn values, whatever dtypes are about, and the values derived from the base."""
+
+import pytest
+import torch
+from torch import nn
+
+import lite
+from lite.tests.toys import CONFIGS, bits, each_config, each_variant, inputs, net
+
+DTYPES = [torch.float64, torch.bfloat16, torch.float16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def start(config, *, seed=3, base=torch.float32, d_in=6, d_out=5):
+    """The adapter's tensors right after attach."""
+    torch.manual_seed(0)
+    layer = nn.Linear(d_in, d_out, dtype=torch.float32).to(base)
+    torch.manual_seed(seed)
+    return {name: t for name, t in lite.attach(layer, config).state_dict().items() if name.startswith("lora_")}
+
+
+def same(one, other):
+    return {name: bits(t) for name, t in one.items()} == {name: bits(t) for name, t in other.items()}
+
+
+@each_config
+def test_the_seed_decides_the_start(make):
+    assert same(start(make(r=2)), start(make(r=2)))
+    assert not same(start(make(r=2), seed=4), start(make(r=2), seed=5))
+
+
+@pytest.fixture
+def default_dtype():
+    """Puts torch's default dtype back."""
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@each_config
+@each_dtype
+def test_torchs_default_dtype_changes_nothing(make, dtype, default_dtype):
+    expected = start(make(r=2))
+    default_dtype(dtype)
+    assert same(start(make(r=2)), expected)
+
+
+@each_config
+@each_dtype
+def test_draws_are_the_same_in_every_adapter_dtype(make, dtype):
+    drawn, other = start(make(r=2)), start(make(r=2, dtype=dtype))
+    assert {t.dtype for t in other.values()} == {dtype}
+    assert bits(other["lora_A"]) == bits(drawn["lora_A"].to(dtype))
+
+
+@each_config
+@each_dtype
+def test_draws_are_the_same_on_every_base_dtype(make, dtype):
+    drawn, other = start(make(r=2)), start(make(r=2), base=dtype)
+    assert {t.dtype for t in other.values()} == {dtype}
+    assert bits(other["lora_A"]) == bits(drawn["lora_A"].to(dtype))
+
+
+@each_config
+def test_layers_draw_one_after_the_other(make):
+    torch.manual_seed(3)
+    model = lite.attach(net(), make(r=2))
+    assert not torch.equal(model.first.lora_A[:, :5], model.last.lora_A)
+    assert model.first.lora_A.any()
+    assert model.last.lora_A.any()
+
+
+@each_config
+def test_without_a_new_seed_the_next_start_differs(make):
+    torch.manual_seed(3)
+    first = lite.attach(nn.Linear(6, 5), make(r=2)).lora_A
+    second = lite.attach(nn.Linear(6, 5), make(r=2)).lora_A
+    assert not torch.equal(first, second)
+
+
+@each_config
+def test_a_kaiming_start_is_uniform_up_to_one_over_the_root_of_d_in(make):
+    A = start(make(r=40), d_in=100)["lora_A"]
+    assert A.shape == (40, 100)
+    assert 0.099 < A.abs().max() <= 0.1
+    assert abs(A.std() * 3**0.5 - 0.1) < 0.002
+
+
+@pytest.mark.parametrize("make", [lite.LoRAConfig, lite.DoRAConfig], ids=["lora", "dora"])
+def test_a_gaussian_start_has_a_spread_of_one_over_r(make):
+    A = start(make(r=40, init="gaussian"), d_in=100)["lora_A"]
+    assert abs(A.std() * 40 - 1) < 0.05
+    assert A.abs().max() * 40 > 3
+
+
+@each_config
+def test_b_starts_at_zero(make):
+    assert not start(make(r=2))["lora_B"].any()
+
+
+def test_doras_magnitudes_are_the_row_norms_of_the_weight():
+    layer = lite.attach(nn.Linear(6, 5), lite.DoRAConfig())
+    torch.testing.assert_close(layer.lora_m.detach(), layer.weight.square().sum(1).sqrt())
+
+
+def test_deloras_weight_norms_are_those_of_the_input_channels():
+    layer = lite.attach(nn.Linear(6, 5), lite.DeLoRAConfig())
+    torch.testing.assert_close(layer.lora_wnorm, layer.weight.square().sum(0).sqrt())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *DTYPES], ids=str)
+def test_deloras_strength_is_rounded_once(dtype):
+    assert bits(start(lite.DeLoRAConfig(lambda0=0.1, dtype=dtype))["lora_lambda"]) == bits(torch.tensor(0.1, dtype=dtype))
+
+
+@each_variant
+@pytest.mark.parametrize(
+    ("base", "adapter"),
+    [
+        (torch.float32, None),
+        (torch.float64, None),
+        (torch.bfloat16, None),
+        (torch.float16, None),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_an_adapted_model_starts_as_the_model_bit_for_bit(variant, base, adapter, training):
+    model, x = net().to(base).train(training), inputs(dtype=base)
+    y = model(x)
+    lite.attach(model, CONFIGS[variant](r=2, dtype=adapter, dropout=0.5))
+    assert model(x).dtype is base
+    assert torch.equal(model(x), y)
