@@ -4,7 +4,6 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +20,7 @@ from refs.case import Case
 from refs.formula import Formula
 from refs.maps import Entry, parse
 from refs.problem import Problem, base
-from refs.subject import Subject, one_thread, seed
+from refs.subject import Subject, caller, one_thread, seed
 
 Factory = Callable[[nn.Module, Case], nn.Module]
 
@@ -44,6 +43,10 @@ class FactoryLayer:
         """Whether there is a `reset` to be seeded."""
         return self.reset is not None
 
+    def missing(self) -> str | None:
+        """Always here."""
+        return None
+
     @functools.cache  # noqa: B019 a candidate lives as long as its measurements are made
     def refuses(self, case: Case) -> str | None:
         """What the factory's NotImplementedError says about such a case, if it raises one."""
@@ -62,7 +65,7 @@ class FactoryLayer:
             seed(case)
             self.reset(module, case)
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-        call = module if case.call == "positional" else partial(_by_keyword, module, str(self.input_name))
+        call = caller(module, case, str(self.input_name))
         return Subject(module, call, self.map, tensors, self.formula.shapes(case, problem.weight))
 
     def save(self, subject: Subject, file: Path) -> None:
@@ -83,11 +86,6 @@ class FactoryLayer:
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory should return an nn.Module, got {type(module).__name__} for {case!r}")
         return module
-
-
-def _by_keyword(module: nn.Module, name: str, x: Tensor) -> Tensor:
-    output: Tensor = module(**{name: x})
-    return output
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ class Job:
         only: the id of the single case to run; the list is then empty if the check does not have it.
         """
         trial = self._trial(only)
+        if missing := (self.reference and self.reference.missing()) or self.candidate.missing():
+            trial.untested(missing)
+            return trial.measured
         if self.check.name != "mapping" and (reason := self._unmapped()):
             trial.untested(reason)
             return trial.measured

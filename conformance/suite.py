@@ -22,7 +22,11 @@ class Reference(Implementation, Protocol):
 
     @property
     def version(self) -> str:
-        """Which release, paper or commit it is."""
+        """Which release, paper or commit it is, and where in it."""
+
+    @property
+    def equation(self) -> str:
+        """What it computes, in the project's notation."""
 
 
 class Lifecycle(Protocol):

@@ -8,27 +8,36 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from conformance.verdict import Measurement, Verdict, cells, of_variant, rounded_up
+from conformance.verdict import PAIR, Measurement, Verdict, cells, of_variant, rounded_up
 
-WIDTH = 120
+WIDTH = 132
 
 
 def verdict_table(variant: str, measurements: Sequence[Measurement], *, complete: bool = True) -> str:
-    """Rows are checks, columns are references; below, the reasons behind what is untested, not applicable or diverges.
+    """Rows are checks, columns are references, then the references against each other; below, the sources, and the reasons
+    behind what is untested, not applicable or diverges.
 
     complete: whether these are all measurements of the variant.
     """
     verdicts = cells(measurements)
     columns = list(dict.fromkeys(reference for _, reference in verdicts))
+    pairs = [column for column in columns if PAIR in column]
     notes: list[str] = []
-    title = f"{variant}: {of_variant(verdicts.values(), complete=complete)}"
-    table = Table("check", *columns, title=title, title_justify="left", box=SIMPLE)
-    for check in dict.fromkeys(check for check, _ in verdicts):
-        row = [cell_text(measurements, check, column, verdicts, notes) for column in columns]
-        table.add_row(check, *row)
-    numbered = [f"  {number}  {note}" for number, note in enumerate(notes, 1)]
-    sources = {m.reference: m.version for m in measurements if m.version and "–" not in m.reference}
-    return "\n".join([rendered(table), *numbered, *(f"  {name}: {version}" for name, version in sources.items())])
+    parts = [f"{variant}: {of_variant(verdicts.values(), complete=complete)}"]
+    groups = [group for group in ([column for column in columns if column not in pairs], pairs) if group]
+    parts += [rendered(_table(group, measurements, verdicts, notes)) for group in groups]
+    sources = {m.reference: m.version for m in measurements if m.version and PAIR not in m.reference}
+    parts += [f"  {name}: {version}" for name, version in sources.items()]
+    return "\n".join(parts + [f"  [{number}] {note}" for number, note in enumerate(notes, 1)])
+
+
+def _table(
+    columns: list[str], measurements: Sequence[Measurement], verdicts: dict[tuple[str, str], Verdict], notes: list[str]
+) -> Table:
+    table = Table("check", *columns, box=SIMPLE)
+    for check in dict.fromkeys(check for check, column in verdicts if column in columns):
+        table.add_row(check, *(cell_text(measurements, check, column, verdicts, notes) for column in columns))
+    return table
 
 
 def cell_text(
@@ -65,7 +74,7 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
         if m.verdict.is_red:
             red[m.case].append(m)
     first = next(iter(red.values()))[0]
-    parts = [f"{first.variant}: {first.check} of {first.candidate} against {first.reference.split(' – ')[-1]}"]
+    parts = [f"{first.variant}: {first.check} of {first.candidate} against {first.reference.split(PAIR)[-1]}"]
     for case, failing in list(red.items())[:most]:
         table = Table("what", "got", "should be", box=SIMPLE)
         for m in failing:
@@ -87,7 +96,7 @@ def reproduce(m: Measurement) -> str:
 
 def cell_id(reference: str, check: str) -> str:
     """A cell's name, fit for `pytest -k`."""
-    return f"{reference}-{check}".replace(" – ", "~").replace(" ", "_")
+    return f"{reference}-{check}".replace(PAIR, "~").replace(" ", "_")
 
 
 def rendered(table: Table) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from conformance.guards import unguarded
 from conformance.policy import Judgement
 from conformance.suite import Candidate, Reference, Suite
-from conformance.verdict import Measurement, Verdict
+from conformance.verdict import PAIR, Measurement, Verdict
 from refs import minilm
 from refs.case import Case
 from refs.formula import Formula
@@ -53,7 +53,7 @@ class Trial:
         """The table's column: the reference, or a pair of references, or the candidate itself."""
         if self.reference is None:
             return "itself"
-        return f"{self.candidate.name} – {self.reference.name}" if self._among_references else self.reference.name
+        return f"{self.candidate.name}{PAIR}{self.reference.name}" if self._among_references else self.reference.name
 
     @property
     def _among_references(self) -> bool:

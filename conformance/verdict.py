@@ -26,6 +26,7 @@ class Verdict(StrEnum):
 
 
 ORDER = list(Verdict)
+PAIR = " – "  # between two references that are compared with each other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

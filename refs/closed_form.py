@@ -39,6 +39,10 @@ class ClosedForm:
     formula: Formula
     name: str = "closed form"
 
+    def missing(self) -> str | None:
+        """Always here."""
+        return None
+
     def refuses(self, case: Case) -> str | None:
         """float64 only: it is the oracle, not a competitor in rounding."""
         return None if case.dtype == "float64" else "the closed form runs in float64 only"
@@ -51,8 +55,13 @@ class ClosedForm:
 
     @property
     def version(self) -> str:
-        """The paper and equation."""
+        """The paper and the place in it."""
         return self.formula.source
+
+    @property
+    def equation(self) -> str:
+        """What the paper says."""
+        return self.formula.equation
 
 
 def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""DeLoRA: W′ = W + (λ/r)·Σ_i b_i (a_i ∘ n)ᵀ/(‖a_i‖‖b_i‖), n_j = ‖W[:, j]‖₂ (arXiv:2503.18225 eq. 5–8).
+"""DeLoRA: W′ = W + (λ/r)·Σ_i b_i (a_i ∘ n)ᵀ/(‖a_i‖‖b_i‖), n_j = ‖W[:, j]‖₂ (arXiv:2503.18225, ΔW = (λ‖W‖/r)·BΞA).
 
 The paper divides by the bare norms; with B = 0 at init that is 0/0. peft clamps both at 1e-4, and so does this form.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.delora.layer import DeloraLinear
 from torch import Tensor
 
 from refs.case import Case
@@ -68,7 +69,8 @@ def clamped(case: Case, perturbed: Tensors) -> Tensors:
 
 
 FORMULA = Formula(
-    source="arXiv:2503.18225 eq. 5–8, norms clamped at 1e-4",
+    equation="W′ = W + (λ/r)·B Ξ A ∘ n,  Ξ_i = 1/(‖a_i‖·‖b_i‖),  n_j = ‖W[:, j]‖₂",
+    source="arXiv:2503.18225, ΔW = (λ‖W‖/r)·BΞA, norms clamped at 1e-4",
     init=init,
     frozen=frozen,
     adapted=adapted,
@@ -90,5 +92,6 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
         reset=reset,
         map=names,
         formula=FORMULA,
-        source="tuners/delora/layer.py",
+        code=DeloraLinear.forward,
+        equation="y = base(x) + B(diag(λ/r / (max(‖a_i‖, 1e-4)·max(‖b_i‖, 1e-4)))·A(drop(x) ∘ w_norm))",
     )

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import peft
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor
 
 from refs import lora
@@ -30,7 +31,13 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
     return lora.moved(case, start, noise, strength) | {"lora_m": m}
 
 
-FORMULA = Formula(source="arXiv:2402.09353 eq. 5 and §4.3", init=init, adapted=adapted, moved=moved)
+FORMULA = Formula(
+    equation="W′ = (m/n) ∘ V,  V = W + s·B A,  n_i = ‖V_i‖₂ per output row, a constant for the gradient (§4.3)",
+    source="arXiv:2402.09353 eq. 5 and §4.3",
+    init=init,
+    adapted=adapted,
+    moved=moved,
+)
 
 
 def reset(layer: Any, case: Case) -> None:
@@ -52,6 +59,10 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
         reset=reset,
         map=names,
         formula=FORMULA,
-        source="tuners/lora/dora.py",
+        code=DoraLinearLayer.forward,
+        equation=(
+            "y = base(x) + (m/n − 1) ∘ (base(x) − b) + (m/n) ∘ s·B(A(x)),  n detached;  "
+            "dropout > 0 in training: x is dropped and base(x) − b becomes x Wᵀ"
+        ),
         kinds=("linear", "conv1d"),
     )

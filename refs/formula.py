@@ -45,7 +45,7 @@ Init = Exactly | Uniform | Normal
 class Formula:
     """The equations of one variant. All tensors float64, under canonical names.
 
-    source: paper and equation.
+    equation: what the paper says, in the project's notation. source: paper and place.
     init: (case, W) → how each trainable starts; their shapes follow.
     frozen: (case, W) → the frozen tensors, computed from the base weight.
     adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so.
@@ -55,6 +55,7 @@ class Formula:
     identity: whether the adapted layer at init is the base layer bit for bit.
     """
 
+    equation: str
     source: str
     init: Callable[[Case, Tensor], Mapping[str, Init]]
     frozen: Callable[[Case, Tensor], Tensors] = lambda case, weight: {}

@@ -5,6 +5,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
 from refs.case import Case
@@ -48,7 +49,13 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
     return {"lora_A": A, "lora_B": strength * noise["lora_B"]}
 
 
-FORMULA = Formula(source="arXiv:2106.09685 §4.1", init=init, adapted=adapted, moved=moved)
+FORMULA = Formula(
+    equation="W′ = W + s·B A,  s = α/r;  rsLoRA: s = α/√r",
+    source="arXiv:2106.09685 §4.1, arXiv:2312.03732",
+    init=init,
+    adapted=adapted,
+    moved=moved,
+)
 
 WORDS: dict[str, Any] = {
     "rank": "r",
@@ -72,6 +79,7 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
         reset=reset,
         map=names,
         formula=FORMULA,
-        source="tuners/lora/layer.py",
+        code=Linear.forward,
+        equation="y = base(x) + s·B(A(drop(x))),  s = lora_alpha/r;  use_rslora: lora_alpha/√r",
         kinds=("linear", "conv1d"),
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +13,8 @@ from refs.case import Case, as_dtype
 from refs.formula import Formula
 from refs.maps import parse
 from refs.problem import Problem
-from refs.subject import Subject, seed
+from refs.source import location
+from refs.subject import Subject, caller, seed
 
 VERSION = metadata.version("peft")
 ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
@@ -29,7 +29,7 @@ class PeftLayer:
     reset: (layer, case) → the layer's own init, run again; seeded immediately before.
     map: canonical name → name in peft's checkpoint, as the variant declares it.
     kinds: the base layers peft accepts for this method.
-    source: file of the installed package.
+    code: the function of the installed release that computes the method. equation: what it does, in the project's notation.
     """
 
     config: Callable[..., Any]
@@ -37,14 +37,19 @@ class PeftLayer:
     reset: Callable[[Any, Case], None]
     map: Mapping[str, Any]
     formula: Formula
-    source: str
+    code: Callable[..., Any]
+    equation: str
     kinds: tuple[str, ...] = ("linear",)
     name: str = "peft"
 
     @property
     def version(self) -> str:
-        """The installed release and the file."""
-        return f"peft {VERSION}, {self.source}"
+        """The installed release, the file and its lines."""
+        return f"peft {VERSION}, {location(self.code)}"
+
+    def missing(self) -> str | None:
+        """Always here."""
+        return None
 
     def refuses(self, case: Case) -> str | None:
         """Base layers that peft does not take."""
@@ -62,8 +67,7 @@ class PeftLayer:
         if case.adapter_dtype:
             for entry in entries.values():
                 tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype))
-        call = layer if case.call == "positional" else partial(_by_keyword, layer)
-        return Subject(layer, call, entries, tensors, self.formula.shapes(case, problem.weight))
+        return Subject(layer, caller(layer, case, "x"), entries, tensors, self.formula.shapes(case, problem.weight))
 
     def arguments(self, case: Case) -> dict[str, Any]:
         """What the case asks for, in peft's words; ValueError for an option that has none."""
@@ -71,16 +75,11 @@ class PeftLayer:
         arguments = {}
         for name, value in (asked | dict(case.options)).items():
             if name not in self.words:
-                raise ValueError(f"{self.source}: no word for {name}={value!r}; known: {', '.join(self.words)}")
+                raise ValueError(f"{self.version}: no word for {name}={value!r}; known: {', '.join(self.words)}")
             word = self.words[name]
             key, translated = (word, value) if isinstance(word, str) else (word[0], word[1][value])
             arguments[key] = translated
         return arguments
-
-
-def _by_keyword(layer: nn.Module, x: Tensor) -> Tensor:
-    output: Tensor = layer(x=x)
-    return output
 
 
 def _tensors(layer: nn.Module, mapped: set[str]) -> dict[str, Tensor]:

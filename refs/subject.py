@@ -65,12 +65,25 @@ class Subject:
                 target.copy_(foreign)
 
 
+def caller(module: nn.Module, case: Case, input_name: str) -> Callable[[Tensor], Tensor]:
+    """How the case calls a module: by position, or by the name that its forward gives the input."""
+
+    def by_keyword(x: Tensor) -> Tensor:
+        output: Tensor = module(**{input_name: x})
+        return output
+
+    return module if case.call == "positional" else by_keyword
+
+
 class Implementation(Hashable, Protocol):
     """Something that builds subjects: lite, a reference, somebody's own layer. Hashed by identity: its runs are cached."""
 
     @property
     def name(self) -> str:
         """What pages call it."""
+
+    def missing(self) -> str | None:
+        """Why it cannot run on this machine at all, or None."""
 
     def refuses(self, case: Case) -> str | None:
         """Why it cannot build this case, or None."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from refs.case import Case, as_dtype
 from refs.formula import Formula
 from refs.maps import Entry
 from refs.problem import Problem
-from refs.subject import Subject, seed
+from refs.subject import Subject, caller, seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +26,10 @@ class LiteLayer:
     name: str = "lite"
     has_defaults: bool = True
     reseeds: bool = True
+
+    def missing(self) -> str | None:
+        """Always here."""
+        return None
 
     def refuses(self, case: Case) -> str | None:
         """Lite takes every case."""
@@ -68,7 +71,7 @@ class LiteLayer:
         layer = host.get_submodule("layer")
         tensors: dict[str, Tensor] = dict(layer.named_parameters()) | dict(layer.named_buffers())
         entries = {name: Entry(name) for name in tensors if name.startswith("lora_")}
-        call = layer if case.call == "positional" else partial(_by_keyword, layer, INPUT_NAMES[case.layer])
+        call = caller(layer, case, INPUT_NAMES[case.layer])
         return Subject(host, call, entries, tensors, self.formula.shapes(case, problem.weight))
 
 
@@ -107,8 +110,3 @@ class LiteRuntime:
 
 def _host(case: Case, problem: Problem) -> nn.Module:
     return nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})
-
-
-def _by_keyword(layer: nn.Module, name: str, x: Tensor) -> Tensor:
-    output: Tensor = layer(**{name: x})
-    return output

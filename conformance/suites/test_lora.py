@@ -1,15 +1,16 @@
-"""LoRA against peft and the paper."""
+"""LoRA against peft, the authors' loralib and the paper."""
 
 from conformance.parametrize import parametrized
 from conformance.suite import Suite, grid
 from conformance.suites.lite_layers import LiteLayer
 from lite.variants.lora import LORA
 from refs import lora
+from refs.loralib_layer import LoralibLayer
 
 SUITE = Suite(
     variant="lora",
     formula=lora.FORMULA,
-    references=(lora.peft_layer(LORA.peft),),
+    references=(lora.peft_layer(LORA.peft), LoralibLayer(lora.FORMULA)),
     candidate=LiteLayer("lora", lora.FORMULA),
     cases=grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}]),
     dropout=True,

@@ -5,7 +5,7 @@ channel, frozen; both norms are clamped from below at 1e-4.
 Identity at init: B = 0, so the added term is exactly zero.
 Departures: the paper subtracts a frozen copy of the initial update instead of starting at B = 0; peft does as here.
 All factors are folded into A (r, d_in) and B (d_out, r) before they meet x; the same function, cheaper.
-Sources: Bini et al. 2025 (arXiv:2503.18225) eq. 5–8; peft `tuners/delora/layer.py` (`DeloraLinear.forward`).
+Sources: Bini et al. 2025 (arXiv:2503.18225), ΔW = (λ‖W‖/r)·BΞA; peft `tuners/delora/layer.py` (`DeloraLinear.forward`).
 """
 
 import math

@@ -130,9 +130,9 @@ def test_a_case_in_peft_s_words(variant, case, words):
 @pytest.mark.parametrize(
     ("variant", "case", "message"),
     [
-        ("lora", CASE.but(options={"lambda0": 7.0}), r"tuners/lora/layer.py: no word for lambda0=7.0; known: rank, alpha, dropout"),
-        ("dora", CASE.but(options={"niter": 4}), r"tuners/lora/dora.py: no word for niter=4; known: rank, alpha, dropout"),
-        ("delora", CASE, r"tuners/delora/layer.py: no word for alpha=6.0; known: rank, lambda0, dropout"),
+        ("lora", CASE.but(options={"lambda0": 7.0}), "no word for lambda0=7.0; known: rank, alpha, dropout"),
+        ("dora", CASE.but(options={"niter": 4}), "no word for niter=4; known: rank, alpha, dropout"),
+        ("delora", CASE, "no word for alpha=6.0; known: rank, lambda0, dropout"),
     ],
 )
 def test_an_option_without_a_word_is_refused_and_the_known_are_listed(variant, case, message):
@@ -168,7 +168,9 @@ def test_base_layers_that_peft_does_not_take_are_refused_by_name(variant, taken,
 
 
 def test_the_version_names_release_and_file():
-    assert LAYERS["delora"].version == f"peft {peft.__version__}, tuners/delora/layer.py"
+    assert LAYERS["delora"].version.startswith(f"peft {peft.__version__}, ")
+    for variant, file in (("lora", "tuners/lora/layer.py"), ("dora", "tuners/lora/dora.py"), ("delora", "tuners/delora/layer.py")):
+        assert file in LAYERS[variant].version
 
 
 @pytest.mark.parametrize(("call", "expected"), [("positional", ((5,), [])), ("keyword", ((), ["x"]))])
