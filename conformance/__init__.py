@@ -3,15 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conformance.certification import Certificate, certify
+    from conformance.certificate import Certificate
+    from conformance.certification import certify
 
 __all__ = ["Certificate", "certify"]
 
 
 def __getattr__(name: str) -> Any:
     # Lazy: the pytest plugin lives in this package and must not import torch.
-    if name in __all__:
-        from conformance import certification as module
+    if name == "certify":
+        from conformance.certification import certify
 
-        return getattr(module, name)
+        return certify
+    if name == "Certificate":
+        from conformance.certificate import Certificate
+
+        return Certificate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,16 +5,15 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from conformance.certificate import Certificate
 from conformance.jobs import jobs
 from conformance.suite import Candidate, Lifecycle, Suite
-from conformance.terminal import failure_table, verdict_table
 from conformance.variants import check_known
-from conformance.verdict import Measurement, Verdict, cells, of_variant
 from refs.bases import base_layer
 from refs.case import Case
 from refs.formula import Formula
@@ -37,6 +36,7 @@ class FactoryLayer:
     name: str = "yours"
     has_defaults: bool = False
     lifecycle: Lifecycle | None = None
+    documentation: None = None
 
     @property
     def reseeds(self) -> bool:
@@ -86,51 +86,6 @@ class FactoryLayer:
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory should return an nn.Module, got {type(module).__name__} for {case!r}")
         return module
-
-
-@dataclass(frozen=True)
-class Certificate(Sequence[Measurement]):
-    """The measurements of one candidate; prints as its verdict table and what failed."""
-
-    variant: str
-    measurements: tuple[Measurement, ...]
-    complete: bool = True  # all checks and cases
-
-    @overload
-    def __getitem__(self, index: int) -> Measurement: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Measurement]: ...
-    def __getitem__(self, index: int | slice) -> Measurement | Sequence[Measurement]:
-        """A measurement."""
-        return self.measurements[index]
-
-    def __len__(self) -> int:
-        """How many measurements there are."""
-        return len(self.measurements)
-
-    @property
-    def verdict(self) -> str:
-        """Of the whole: faithful, partial or buggy."""
-        return of_variant(self.cells.values(), complete=self.complete)
-
-    @property
-    def cells(self) -> dict[tuple[str, str], Verdict]:
-        """(check, reference) → verdict."""
-        return cells(self.measurements)
-
-    @property
-    def red(self) -> set[str]:
-        """The checks that failed."""
-        return {check for (check, _), verdict in self.cells.items() if verdict.is_red}
-
-    def __str__(self) -> str:
-        """The verdict table, then a table per failed cell."""
-        failed = [
-            failure_table([m for m in self.measurements if (m.check, m.reference) == cell])
-            for cell, verdict in self.cells.items()
-            if verdict.is_red
-        ]
-        return "\n\n".join([verdict_table(self.variant, self.measurements, complete=self.complete), *failed])
 
 
 def certify(

@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
+from conformance.documentation import gaps as doc_gaps
 from conformance.jobs import Job, jobs
 from conformance.plugin import PROPERTY
-from conformance.suite import Suite
+from conformance.suite import Candidate, Suite
 from conformance.terminal import failure_table
 from conformance.verdict import Verdict, worst
-from refs.subject import Implementation
 
 
-def parametrized(suite: Suite, candidate: Implementation | None = None) -> Callable[..., None]:
+def parametrized(suite: Suite, candidate: Candidate | None = None) -> Callable[..., None]:
     """A test function with one parameter set per job, marked `variant(name=…)`."""
     cells = list(enumerate(jobs(suite, candidate)))
+    documentation = (candidate or suite.candidate).documentation
+    gaps = doc_gaps(suite.variant, documentation, [d.id for d in suite.divergences]) if documentation else []
+    about = {"variant": suite.variant, "size": len(cells), "doc_gaps": gaps}
 
     @pytest.mark.variant(name=suite.variant)
     @pytest.mark.parametrize(("place", "job"), cells, ids=[job.id for _, job in cells])
@@ -24,7 +27,7 @@ def parametrized(suite: Suite, candidate: Implementation | None = None) -> Calla
         measurements = job.measure(only)
         if only and not measurements:
             pytest.skip(f"has no case {only}")
-        record_property(PROPERTY, ((place, len(cells)), [m.to_dict() for m in measurements]))
+        record_property(PROPERTY, (about, place, [m.to_dict() for m in measurements]))
         verdict = worst(measurements)
         if verdict.is_red:
             pytest.fail(failure_table(measurements, most=4), pytrace=False)

@@ -2,15 +2,26 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
 from conformance.variants import check_known, known
 from conformance.verdict import Measurement
 
-# Of a test's report: ((place in the suite, cells of the suite), measurements as plain dicts), which xdist can carry.
+if TYPE_CHECKING:
+    from conformance.certificate import Certificate
+
+# Of a test's report: (suite, place of the cell in it, measurements), all plain values, which xdist can carry.
 PROPERTY = "conformance cell"
+
+
+class Suite(TypedDict):
+    """What the report has to know of a suite."""
+
+    variant: str
+    size: int  # number of its cells
+    doc_gaps: list[str]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,57 +64,53 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.cells: list[tuple[int, list[Measurement]]] = []
-        self.sizes: dict[str, int] = {}  # variant → how many cells its suite has
-
-    @property
-    def measurements(self) -> list[Measurement]:
-        """In the same order whatever order the tests ran in."""
-        ordered = sorted(self.cells, key=lambda cell: (cell[1][0].variant, cell[0]))
-        return [m for _, measurements in ordered for m in measurements]
+        self.cells: dict[str, dict[int, list[Measurement]]] = {}  # variant → place in its suite → measurements
+        self.suites: dict[str, Suite] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take them from the call's report, wherever the test ran."""
-        if report.when == "call":
-            found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
-            for (place, size), values in found:
-                self.cells.append((place, [Measurement.from_dict(m) for m in values]))
-                self.sizes[self.cells[-1][1][0].variant] = size
+        found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
+        for suite, place, measurements in found if report.when == "call" else ():
+            self.suites[suite["variant"]] = suite
+            self.cells.setdefault(suite["variant"], {})[place] = [Measurement.from_dict(m) for m in measurements]
 
-    def narrowed(self) -> set[str]:
-        """The variants that did not run as a whole."""
-        ran = [measurements[0].variant for _, measurements in self.cells]
-        return {v for v, size in self.sizes.items() if ran.count(v) < size or self.config.getoption("--case")}
+    def certificates(self) -> list["Certificate"]:
+        """One per variant, in the same order whatever order the tests ran in."""
+        from conformance.certificate import Certificate
+
+        made = []
+        for variant, cells in sorted(self.cells.items()):
+            suite = self.suites[variant]
+            complete = len(cells) == suite["size"] and not self.config.getoption("--case")
+            ordered = tuple(m for _, measurements in sorted(cells.items()) for m in measurements)
+            made.append(Certificate(variant, ordered, complete, tuple(suite["doc_gaps"])))
+        return made
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A `--case` that no check had is a usage error."""
-        case = self.config.getoption("--case")
-        if case and not self._has(case) and session.exitstatus == pytest.ExitCode.OK:
+        if self._unknown_case() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the verdict tables and write the run's folder."""
-        case = self.config.getoption("--case")
-        if case and not self._has(case):
-            terminalreporter.write_line(f"ERROR: no selected check has a case with id {case}", red=True)
-        measurements = self.measurements
-        if not measurements:
+        if unknown := self._unknown_case():
+            terminalreporter.write_line(f"ERROR: no selected check has a case with id {unknown}", red=True)
+        certificates = self.certificates()
+        if not certificates:
             return
         from conformance.run_folder import write
-        from conformance.terminal import verdict_table
 
         terminalreporter.section("verdicts")
-        for variant in dict.fromkeys(m.variant for m in measurements):
-            own = [m for m in measurements if m.variant == variant]
-            terminalreporter.write_line(verdict_table(variant, own, complete=variant not in self.narrowed()))
-            terminalreporter.write_line("")
+        for certificate in certificates:
+            terminalreporter.write_line(f"{certificate.table}\n")
         folder = Path(self.config.rootpath) / self.config.getoption("--conformance-dir")
         try:
-            write(folder, measurements, self.narrowed())
+            write(folder, certificates)
             terminalreporter.write_line(f"measurements and pages: {folder}")
         except OSError as error:
             terminalreporter.write_line(f"measurements and pages were not written: {error}", red=True)
 
-    def _has(self, case: str) -> bool:
-        return any(m.case_id == case for m in self.measurements)
+    def _unknown_case(self) -> str | None:
+        case: str | None = self.config.getoption("--case")
+        return None if self.cells else case

@@ -1,43 +1,66 @@
-"""The ignored folder of a run: its measurements, one JSON object a line, and one page per variant."""
+"""The ignored folder of a run: its measurements, one JSON object a line, what they were made with, and a page per variant."""
 
 import json
-from collections.abc import Collection, Sequence
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from conformance.terminal import failure_table, verdict_table
-from conformance.verdict import Measurement, cells, of_variant
+from conformance.certificate import Certificate
+from conformance.verdict import Measurement
 
-MEASUREMENTS = "measurements.jsonl"
+MEASUREMENTS, RUN = "measurements.jsonl", "run.json"
+PACKAGES = ("torch", "peft", "transformers", "safetensors", "numpy")
 
 
-def write(folder: Path, measurements: Sequence[Measurement], narrowed: Collection[str] = ()) -> None:
-    """Replace the folder's content by this run's; raises OSError if it cannot be written. narrowed: variants that ran in part."""
+def write(folder: Path, certificates: Sequence[Certificate]) -> None:
+    """Replace the folder's content by this run's; raises OSError if it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
     for old in folder.glob("*.md"):
         old.unlink()
-    lines = [json.dumps(m.to_dict(), ensure_ascii=False) for m in measurements]
+    lines = [json.dumps(m.to_dict(), ensure_ascii=False) for certificate in certificates for m in certificate]
     (folder / MEASUREMENTS).write_text("\n".join(lines) + "\n")
-    for variant in dict.fromkeys(m.variant for m in measurements):
-        own = [m for m in measurements if m.variant == variant]
-        (folder / f"{variant}.md").write_text(page(variant, own, complete=variant not in narrowed))
+    variants = {c.variant: {"complete": c.complete, "doc_gaps": list(c.doc_gaps)} for c in certificates}
+    (folder / RUN).write_text(json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
+    for certificate in certificates:
+        (folder / f"{certificate.variant}.md").write_text(page(certificate))
 
 
-def read(folder: Path) -> list[Measurement]:
-    """What `write` wrote."""
-    return [Measurement.from_dict(json.loads(line)) for line in (folder / MEASUREMENTS).read_text().splitlines()]
-
-
-def page(variant: str, measurements: Sequence[Measurement], *, complete: bool = True) -> str:
-    """A variant's page of one run, in markdown."""
-    verdicts = cells(measurements)
-    parts = [
-        f"# {variant}: {of_variant(verdicts.values(), complete=complete)}",
-        f"{len(measurements)} measurements in {len({m.case_id for m in measurements if m.case_id})} cases.",
-        f"```\n{verdict_table(variant, measurements, complete=complete)}\n```",
+def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
+    """What `write` wrote, and the machine; FileNotFoundError that says how to make it."""
+    if not (folder / RUN).is_file():
+        raise FileNotFoundError(f"{folder} holds no run; make one with: nox -s conformance")
+    run: dict[str, Any] = json.loads((folder / RUN).read_text())
+    measurements = [Measurement.from_dict(json.loads(line)) for line in (folder / MEASUREMENTS).read_text().splitlines()]
+    certificates = [
+        Certificate(name, tuple(m for m in measurements if m.variant == name), about["complete"], tuple(about["doc_gaps"]))
+        for name, about in run["variants"].items()
     ]
-    for (check, reference), verdict in verdicts.items():
-        if verdict.is_red:
-            failed = [m for m in measurements if (m.check, m.reference) == (check, reference)]
-            parts.append(f"## {check} against {reference}: {verdict}\n\n```\n{failure_table(failed)}\n```")
-    return "\n\n".join(parts) + "\n"
+    return certificates, run["machine"]
+
+
+def machine() -> dict[str, str]:
+    """What a run was made with: nothing in it changes from run to run on one machine."""
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions, "processor": _processor(), "torch threads": "1"}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def page(certificate: Certificate) -> str:
+    """A variant's page of one run, in markdown: the table, and every failure in full."""
+    cases = {m.case_id for m in certificate if m.case_id}
+    parts = [
+        f"# {certificate.variant}: {certificate.verdict}",
+        f"{len(certificate)} measurements in {len(cases)} cases.",
+        f"```\n{certificate.table}\n```",
+    ]
+    return "\n\n".join([*parts, *(f"```\n{failure}\n```" for failure in certificate.failures())]) + "\n"

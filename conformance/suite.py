@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from conformance.documentation import Documentation
 from conformance.verdict import Measurement
 from refs.case import Case
 from refs.closed_form import ClosedForm
@@ -59,6 +60,10 @@ class Candidate(Implementation, Protocol):
     @property
     def lifecycle(self) -> Lifecycle | None:
         """The runtime around it, or None for a bare layer."""
+
+    @property
+    def documentation(self) -> Documentation | None:
+        """What it says about itself, or None for a bare layer."""
 
     @property
     def has_defaults(self) -> bool:

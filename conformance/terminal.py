@@ -8,22 +8,20 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from conformance.verdict import PAIR, Measurement, Verdict, cells, of_variant, rounded_up
+from conformance.verdict import PAIR, Measurement, Verdict, cells, rounded_up
 
 WIDTH = 132
 
 
-def verdict_table(variant: str, measurements: Sequence[Measurement], *, complete: bool = True) -> str:
+def verdict_table(title: str, measurements: Sequence[Measurement]) -> str:
     """Rows are checks, columns are references, then the references against each other; below, the sources, and the reasons
     behind what is untested, not applicable or diverges.
-
-    complete: whether these are all measurements of the variant.
     """
     verdicts = cells(measurements)
     columns = list(dict.fromkeys(reference for _, reference in verdicts))
     pairs = [column for column in columns if PAIR in column]
     notes: list[str] = []
-    parts = [f"{variant}: {of_variant(verdicts.values(), complete=complete)}"]
+    parts = [title]
     groups = [group for group in ([column for column in columns if column not in pairs], pairs) if group]
     parts += [rendered(_table(group, measurements, verdicts, notes)) for group in groups]
     sources = {m.reference: m.version for m in measurements if m.version and PAIR not in m.reference}

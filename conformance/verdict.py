@@ -1,7 +1,7 @@
 """Measurements and what they add up to."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -88,8 +88,11 @@ def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]
     return {cell: worst(group) for cell, group in grouped.items()}
 
 
-def of_variant(cells: Iterable[Verdict], *, complete: bool = True) -> str:
-    """The verdict of a variant from those of its cells. complete: whether all cells were run; some are never a whole."""
+def of_variant(cells: Iterable[Verdict], *, complete: bool = True, doc_gaps: Collection[str] = ()) -> str:
+    """The verdict of a variant from those of its cells and what its documentation leaves out.
+
+    complete: whether all cells were run; some of them are never a whole.
+    """
     there = set(cells)
     if there & {Verdict.FAILS, Verdict.ERROR}:
         return "buggy"
@@ -97,6 +100,8 @@ def of_variant(cells: Iterable[Verdict], *, complete: bool = True) -> str:
         return "partial: a narrowed run"
     if there & {Verdict.UNTESTED, Verdict.CAPPED} or not there - {Verdict.NOT_APPLICABLE}:
         return "partial"
+    if doc_gaps:
+        return "faithful, doc gap"
     return "faithful with documented divergence" if Verdict.DIVERGES in there else "faithful"
 
 

@@ -1,19 +1,22 @@
 """Lite's layers as candidates, built through the public `lite.attach`."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 import lite
+from conformance.documentation import Documentation, parse
 from conformance.suite import Lifecycle
 from refs.bases import INPUT_NAMES, base_layer
 from refs.case import Case, as_dtype
 from refs.formula import Formula
 from refs.maps import Entry
 from refs.problem import Problem
+from refs.source import location
 from refs.subject import Subject, caller, seed
 
 
@@ -61,6 +64,15 @@ class LiteLayer:
         host = _host(case, problem)
         seed(case)
         return self._subject(case, problem, lite.load(host, file))
+
+    @property
+    def documentation(self) -> Documentation:
+        """The header of the variant's file and its config's docstring."""
+        variant = lite.VARIANTS[self.variant]
+        common = {field.name for field in fields(lite.Config)}
+        own = [field.name for field in fields(variant.config) if field.name not in common]
+        header = sys.modules[variant.config.__module__].__doc__ or ""
+        return parse(header, f"lite/{location(variant.forward)}", variant.config.__doc__ or "", own)
 
     @property
     def lifecycle(self) -> Lifecycle:

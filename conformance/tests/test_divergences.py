@@ -94,7 +94,7 @@ def test_a_documented_difference_diverges(bug):
     assert of_variant(cells(found).values()) == "faithful with documented divergence"
     table = verdict_table("lora", found)
     assert "diverges ≤ 2^" in table
-    assert "  1  scale: the scale is off by 1e-6 (https://example.org/issue/1)" in table
+    assert "  [1] scale: the scale is off by 1e-6 (https://example.org/issue/1)" in table
 
 
 def test_it_excuses_its_own_reference_only(bug):

@@ -15,7 +15,7 @@ from rich import console
 from conformance import run_folder
 from conformance.jobs import jobs
 from conformance.suites.test_lora import SUITE
-from conformance.terminal import cell_id, failure_table, reproduce, verdict_table
+from conformance.terminal import WIDTH, cell_id, failure_table, reproduce, verdict_table
 from conformance.verdict import Measurement, Verdict
 from refs.case import Case
 
@@ -47,20 +47,24 @@ GOOD = [
 GOOD_TEXT = """\
 lora: partial
 
-  check         peft – closed form   closed form          peft                      itself
- ─────────────────────────────────────────────────────────────────────────────────────────────
-  mapping       identical            identical            identical
-  forward                            equivalent ≤ 4 u64   diverges ≤ 2^30 u64 [1]
-  seed parity                        not applicable [2]   untested [3]
-  dropout                                                 not applicable [2]
-  accuracy                                                equivalent ≤ 2 × [4]
-  detach                                                                            identical
-  1  scale: documented (link)
-  2  no generator
-  3  pass `reset`
-  4  ill-conditioned
+  check         closed form          peft                      itself
+ ────────────────────────────────────────────────────────────────────────
+  mapping       identical            identical
+  forward       equivalent ≤ 4 u64   diverges ≤ 2^30 u64 [1]
+  seed parity   not applicable [2]   untested [3]
+  dropout                            not applicable [2]
+  accuracy                           equivalent ≤ 2 × [4]
+  detach                                                       identical
+
+  check     peft – closed form
+ ──────────────────────────────
+  mapping   identical
   closed form: arXiv:1
-  peft: peft 1"""
+  peft: peft 1
+  [1] scale: documented (link)
+  [2] no generator
+  [3] pass `reset`
+  [4] ill-conditioned"""
 
 RED = [
     measured("fails", **AT, what="output", error=1e9, bound=40.0, unit="u64", got="off by 2^30 u64", should="at most 40 u64"),
@@ -128,13 +132,13 @@ def test_notes_are_numbered_in_the_order_of_the_cells_and_shared():
     cells = [("init", "b"), ("forward", "a"), ("defaults", "b"), ("training", "c")]
     text = verdict_table("lora", [measured("untested", check=check, reason=reason) for check, reason in cells])
     assert [row(text, check) for check, _ in cells] == ["untested [1]", "untested [2]", "untested [1]", "untested [3]"]
-    assert text.endswith("\n  1  b\n  2  a\n  3  c")
+    assert text.endswith("\n  [1] b\n  [2] a\n  [3] c")
 
 
 def test_several_notes_of_one_cell_each_occur_once():
     text = verdict_table("lora", [measured("untested", check="init", reason=reason) for reason in ("one", "two", "one", "")])
     assert row(text, "init") == "untested [1] [2]"
-    assert text.endswith("\n  1  one\n  2  two")
+    assert text.endswith("\n  [1] one\n  [2] two")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def test_long_text_is_wrapped_not_cut():
     words = [f"word{number}" for number in range(60)]
     text = failure_table([measured("fails", what="output", got=" ".join(words), should="x" * 150)])
     table = text.partition("again:")[0]
-    assert max(map(len, table.splitlines())) <= 120
+    assert max(map(len, table.splitlines())) <= WIDTH
     assert [word for word in words if not re.search(rf"\b{word}\b", table)] == []
     assert table.count("x") == 150
 

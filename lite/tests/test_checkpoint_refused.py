@@ -271,6 +271,14 @@ def test_equal_values_of_another_dtype_are_another_base(tmp_path):
     assert all_bits(lite.load(model.float(), tmp_path / "file")).keys() == {"weight", "bias", "lora_A", "lora_B"}
 
 
+def test_equal_bits_of_another_dtype_are_another_base(tmp_path):
+    model = nn.Linear(6, 4, bias=False, dtype=torch.float16)
+    lite.save(lite.attach(model, lite.LoRAConfig()), tmp_path / "file")
+    other = nn.Linear(6, 4, bias=False, dtype=torch.bfloat16)
+    other.weight.data = model.weight.detach().view(torch.bfloat16)
+    refused(other, tmp_path / "file", ValueError, "another base")
+
+
 def test_equal_bits_of_another_shape_are_another_base(tmp_path):
     model = nn.Linear(6, 4, bias=False)
     nn.init.ones_(model.weight)
