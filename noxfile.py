@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 SHARED = HERE / ".nox" / "shared"
 PYTHON = SHARED / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 PINS = HERE / ".ci" / "constraints.txt"
+WORKFLOWS = sorted((HERE / ".github" / "workflows").glob("*.yml"))
 TORCH = "torch==2.13.0"  # installed first and by exact version: a bare `torch` may pull another build
 
 
@@ -39,9 +40,9 @@ def install(session: nox.Session, group: str) -> None:
     stamp.write_text(wanted)
 
 
-def python(session: nox.Session, *arguments: str) -> None:
-    """Run the shared environment's interpreter, without a hub."""
-    session.run(str(PYTHON), *arguments, external=True, env={"HF_HUB_OFFLINE": "1"})
+def python(session: nox.Session, *arguments: str, codes: tuple[int, ...] = (0,)) -> None:
+    """Run the shared environment's interpreter, without a hub. codes: exit codes that are no failure."""
+    session.run(str(PYTHON), *arguments, external=True, env={"HF_HUB_OFFLINE": "1"}, success_codes=codes)
 
 
 @nox.session
@@ -60,11 +61,30 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, ruff format and mypy strict, at zero."""
+    """Ruff, ruff format, mypy strict and the workflow's validators, at zero."""
     install(session, "lint")
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
     python(session, "-m", "mypy")
+    python(session, "-m", "zizmor", "--offline", "--quiet", ".github/workflows")
+    python(session, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
+    install(session, "report")
+    python(session, "-m", "pytest", "conformance/suites", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
+    python(session, "-m", "conformance", "report", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The wheel installs in a clean environment and runs a suite there; its metadata pins nothing."""
+    install(session, "package")
+    clean = Path(session.create_tmp())
+    python(session, "-m", "build", "--wheel", "--outdir", str(clean / "dist"), ".")
+    python(session, "-m", "conformance.tests.wheel", str(clean), str(PINS))
 
 
 @nox.session

@@ -11,6 +11,7 @@ from typing import Any
 from conformance.certificate import Certificate
 from conformance.verdict import Measurement
 
+SUMMARY_BYTES = 900_000
 MEASUREMENTS, RUN = "measurements.jsonl", "run.json"
 PACKAGES = ("torch", "peft", "transformers", "safetensors", "numpy")
 
@@ -40,6 +41,15 @@ def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
         for name, about in run["variants"].items()
     ]
     return certificates, run["machine"]
+
+
+def job_summary(folder: Path) -> str:
+    """The verdict tables of a run in markdown, failures in full as far as a job summary's 1 MiB has room."""
+    certificates, _ = read(folder)
+    text = "\n".join(page(certificate) for certificate in certificates)
+    if len(text.encode()) <= SUMMARY_BYTES:
+        return text
+    return "\n\n".join(f"# {c.variant}: {c.verdict}\n\n```\n{c.table}\n```" for c in certificates)
 
 
 def machine() -> dict[str, str]:

@@ -88,8 +88,8 @@ def reproduce(m: Measurement) -> str:
     if m.candidate == "yours":
         case = f', case="{m.case_id}"' if m.case_id else ""
         return f'print(certify(…, "{m.variant}", …, checks=["{m.check}"]{case}))'
-    where = f'pytest --pyargs conformance.suites.test_{m.variant} -k "{cell_id(m.reference, m.check)}"'
-    return f'{where} --case "{m.case_id}"' if m.case_id else where
+    id_ = f"{m.variant}/{cell_id(m.reference, m.check)}" + (f"/{m.case_id}" if m.case_id else "")
+    return f'python -m conformance reproduce "{id_}"'
 
 
 def cell_id(reference: str, check: str) -> str:

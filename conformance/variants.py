@@ -9,6 +9,11 @@ def known() -> list[str]:
     return sorted(path.stem.removeprefix("test_") for path in (Path(__file__).parent / "suites").glob("test_*.py"))
 
 
+def suite_file(variant: str) -> Path:
+    """The file of a variant's suite."""
+    return Path(__file__).parent / "suites" / f"test_{variant}.py"
+
+
 def check_known(names: Iterable[str]) -> None:
     """ValueError that lists the known ones if a name is not among them."""
     if unknown := [name for name in names if name not in known()]:

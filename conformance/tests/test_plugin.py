@@ -112,8 +112,8 @@ def test_a_bug_makes_the_run_red_with_one_table_and_the_command_to_repeat_it(tmp
     assert "delora: buggy" in verdicts(done)
     assert "delora: forward of lite against closed form" in done.stdout
     assert re.search(r"output +off by 2\^\d+ u64 +at most \d+ u64", done.stdout)
-    command = re.search(r"again: pytest (.*)", done.stdout).group(1)
-    assert command == f'--pyargs conformance.suites.test_delora -k "closed_form-forward" --case "{CASE}"'
+    command = re.search(r"again: python -m conformance (.*)", done.stdout).group(1)
+    assert command == f'reproduce "delora/closed_form-forward/{CASE}"'
     page = (tmp_path / ".conformance" / "delora.md").read_text()
     assert page.startswith("# delora: buggy\n")
     assert page.count("again:") > 4  # the page has all cases, the terminal the first ones

@@ -39,10 +39,13 @@ def default_dtype():
 
 @each_config
 @each_dtype
-def test_torchs_default_dtype_changes_nothing(make, dtype, default_dtype):
-    expected = start(make(r=2))
+@pytest.mark.parametrize("adapter", [None, torch.float64], ids=str)
+def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtype):
+    # A λ that no dtype holds exactly.
+    config = make(r=2, dtype=adapter, **({"lambda0": 0.1} if make is lite.DeLoRAConfig else {}))
+    expected = start(config)
     default_dtype(dtype)
-    assert same(start(make(r=2)), expected)
+    assert same(start(config), expected)
 
 
 @each_config
@@ -109,8 +112,9 @@ def test_deloras_weight_norms_are_those_of_the_input_channels():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *DTYPES], ids=str)
-def test_deloras_strength_is_rounded_once(dtype):
-    assert bits(start(lite.DeLoRAConfig(lambda0=0.1, dtype=dtype))["lora_lambda"]) == bits(torch.tensor(0.1, dtype=dtype))
+def test_deloras_strength_goes_through_float32_as_every_start_does(dtype):
+    strength = start(lite.DeLoRAConfig(lambda0=0.1, dtype=dtype))["lora_lambda"]
+    assert bits(strength) == bits(torch.tensor(0.1, dtype=torch.float32).to(dtype))
 
 
 @each_variant

@@ -1,0 +1,111 @@
+"""python -m conformance: what there is, what it means, one measurement again, and the committed pages."""
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from conformance.variants import check_known, known, suite_file
+
+RUN = Path(".conformance")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and do it. Returns the exit status: 0, 1 for a red or differing result, 2 for unusable input."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conformance", description="Is this implementation the method?")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("list", help="the variants that have a suite")
+    command.add_argument("--json", action="store_true", help="as a JSON list of names, for the matrix of a CI job")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("explain", help="what a variant's suite, or one of its checks, does")
+    command.add_argument("variant", metavar="VARIANT", help=f"one of {', '.join(known())}")
+    command.add_argument("check", metavar="CHECK", nargs="?", help='e.g. "forward"; without it, all checks in a line each')
+    command.set_defaults(run=_explain)
+
+    command = commands.add_parser("reproduce", help="run the one case of a measurement and print its table")
+    command.add_argument("id", metavar="ID", help="VARIANT/REFERENCE-CHECK or VARIANT/REFERENCE-CHECK/CASE, as tables print it")
+    command.set_defaults(run=_reproduce)
+
+    command = commands.add_parser("report", help="render reports/ and README's table from a full run")
+    command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
+    command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
+    command.add_argument("--root", metavar="DIR", type=Path, default=Path(), help="the checkout (default here)")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser("summary", help="the verdict tables of the last run in markdown, for a job summary")
+    command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
+    command.set_defaults(run=_summary)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    if options.json:
+        _say(json.dumps(known()))
+    else:
+        width = max(map(len, known()))
+        for name in known():
+            _say(f"{name:{width}}  {ast.get_docstring(ast.parse(suite_file(name).read_text()))}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    check_known([options.variant])
+    from conformance.explain import explain
+
+    _say(explain(options.variant, options.check))
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from conformance.explain import reproduced
+
+    certificate = reproduced(options.id)
+    _say(str(certificate))
+    return 1 if certificate.red else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from conformance import report
+
+    if not options.check:
+        for path in report.render(options.run_folder, options.root):
+            _say(f"wrote {path}")
+        return 0
+    differences = report.check(options.run_folder, options.root)
+    for difference in differences:
+        _say(difference)
+    _say(
+        f"{len(differences)} differences; render with: nox -s report"
+        if differences
+        else "the committed pages say what this run says"
+    )
+    return 1 if differences else 0
+
+
+def _summary(options: argparse.Namespace) -> int:
+    from conformance.run_folder import job_summary
+
+    _say(job_summary(options.run_folder))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 a command line prints
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The audit page of a variant."""
+
+from conformance.certificate import Certificate
+from conformance.documentation import Documentation
+from conformance.known_bugs import BUGS
+from conformance.report.markdown import anchor, bullets, section, table
+from conformance.report.summary import Summary
+from conformance.runs import at_values
+from conformance.suite import Suite
+from conformance.terminal import cell_text, reproduce
+from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
+from refs.closed_form import ClosedForm
+from refs.formula import Exactly, Normal, Uniform
+from refs.problem import base
+
+IS_FIXED_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
+
+
+def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
+    """All sections, in markdown."""
+    certificate, documentation = summary.certificate, suite.candidate.documentation
+    assert documentation is not None
+    notes: list[str] = []
+    columns = [column for column in dict.fromkeys(m.reference for m in certificate) if PAIR not in column]
+    pairs = [column for column in dict.fromkeys(m.reference for m in certificate) if PAIR in column]
+    grids = [_grid(certificate, group, notes) for group in (pairs, columns)]
+    footnotes = "\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1))
+    return (
+        "\n\n".join(
+            [
+                f"# {documentation.title}",
+                _verdict(summary),
+                section("Formulas", _formulas(suite, documentation)),
+                section("References against each other", grids[0], "Numbers in brackets: see below the verdict table."),
+                section("Verdict table", grids[1], footnotes),
+                section("Parameters", _parameters(suite, summary)),
+                section("Divergences", _divergences(suite, summary, documentation)),
+                section("What to fix next", _next(certificate)),
+                section("Known bugs that this suite catches", _bugs(summary)),
+                section("Errors and bounds", f"![errors and bounds](plots/{summary.variant}.svg)"),
+                section("Reproduce", _reproduce(certificate), _made_with(machine)),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _verdict(summary: Summary) -> str:
+    backing = bullets((f"**{name}**: {version}" for name, version in summary.references.items()), "")
+    counts = (
+        f"{len(summary.certificate)} measurements in {len(summary.cases)} cases, {len(summary.real_cases)} of them on pretrained weights "
+        "with real activations."
+    )
+    gaps = bullets((f"doc gap: {gap}" for gap in summary.certificate.doc_gaps), "")
+    badge = f"![{summary.variant}: {summary.verdict}](badges/{summary.variant}.svg)"
+    return "\n\n".join(part for part in (badge, f"**{summary.verdict}**. {counts} Backed by", backing, gaps) if part)
+
+
+def _formulas(suite: Suite, documentation: Documentation) -> str:
+    names = {"closed form": "paper"}
+    rows = [[names.get(r.name, r.name), f"`{r.equation}`", r.version] for r in suite.all_references]
+    lite = " ".join(documentation.equation.split())
+    notes = [f"**{name}:** {text}" for name, text in documentation.sections.items()]
+    return "\n\n".join([table(["who", "formula", "where"], [*rows, ["lite", f"`{lite}`", documentation.location]]), *notes])
+
+
+def _grid(certificate: Certificate, columns: list[str], notes: list[str]) -> str:
+    verdicts = certificate.cells
+    rows = []
+    for check in dict.fromkeys(check for check, column in verdicts if column in columns):
+        cells = []
+        for column in columns:
+            text = cell_text(certificate.measurements, check, column, verdicts, notes)
+            cells.append(f"[{text.partition(' [')[0]}](#{anchor(check, column)}) {_brackets(text)}".strip() if text else "")
+        rows.append([check, *cells])
+    return table(["check", *columns], rows)
+
+
+def _brackets(text: str) -> str:
+    return " ".join(part for part in text.split() if part.startswith("[") and part.endswith("]"))
+
+
+def _parameters(suite: Suite, summary: Summary) -> str:
+    """Shapes in letters: the first case of a grid has no two equal sizes."""
+    case = suite.cases[0]
+    weight = base(case)[0]
+    letters = {case.d_in: "d_in", case.d_out: "d_out", case.rank: "r"}
+    inits = suite.formula.init(case, weight)
+    start = at_values(ClosedForm(suite.formula), case.but(state="init"), suite.formula)
+    rows = []
+    for name, shape in suite.formula.shapes(case, weight).items():
+        kind = "trainable" if name in inits else "frozen"
+        dead = ("yes" if not start[f"grad.{name}"].any() else "no") if name in inits else ""
+        errors = [m.error for m in summary.measured if m.what == f"grad.{name}" and m.unit == "u64"]
+        error = f"≤ {rounded_up(max(errors))} u64" if errors else ""
+        symbols = "(" + ", ".join(str(letters.get(size, size)) for size in shape) + ("," if len(shape) == 1 else "") + ")"
+        rows.append([f"`{name}`", symbols, kind, _start(inits.get(name)), dead, error])
+    note = f"Starts as measured for d_in = {case.d_in}, d_out = {case.d_out}, r = {case.rank}."
+    return f"{table(['name', 'shape', 'kind', 'start', 'dead at step 0', 'worst gradient error'], rows)}\n\n{note}"
+
+
+def _start(init: Exactly | Uniform | Normal | None) -> str:
+    match init:
+        case Uniform(bound):
+            return f"uniform within ±{bound:.4g}"
+        case Normal(std):
+            return f"normal, standard deviation {std:.4g}"
+        case Exactly(value):
+            if not value.any():
+                return "zero"
+            return f"{float(value):g}" if value.ndim == 0 else "from the base weight"
+        case None:
+            return "from the base weight"
+
+
+def _divergences(suite: Suite, summary: Summary, documentation: Documentation) -> str:
+    rows = []
+    for divergence in suite.divergences:
+        seen = [m for m in summary.certificate if m.verdict is Verdict.DIVERGES and m.reason.startswith(f"{divergence.id}:")]
+        tag = "*documented*" if divergence.id in documentation.header else "*undocumented*"
+        size = f"{rounded_up(max(m.error for m in seen))} {seen[0].unit}" if seen else "not there"
+        rows.append(
+            [divergence.id, tag, f"{divergence.check} against {divergence.reference}", divergence.reason, size, divergence.link]
+        )
+    for (check, reference), verdict in summary.certificate.cells.items():
+        if verdict.is_red:
+            rows.append(["", "*bug*", f"{check} against {reference}", f"[{verdict}](#{anchor(check, reference)})", "", ""])
+    return table(["id", "tag", "where", "what and why", "size", "link"], rows) if rows else "None: no reference differs from lite."
+
+
+def _next(certificate: Certificate) -> str:
+    ranked = sorted(
+        ((IS_FIXED_FIRST.index(verdict), check, reference, verdict) for (check, reference), verdict in certificate.cells.items() if verdict in IS_FIXED_FIRST),
+        key=lambda row: row[0],
+    )  # fmt: skip
+    lines = [
+        f"**{check}** against {reference}: {verdict} ([how to repeat it](#{anchor(check, reference)}))"
+        for _, check, reference, verdict in ranked
+    ]
+    lines += [f"doc gap: {gap}" for gap in certificate.doc_gaps]
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1)) or "Nothing is open."
+
+
+def _bugs(summary: Summary) -> str:
+    rows = [
+        [f"`{bug.id}`", bug.description, bug.hidden_by, ", ".join(sorted(bug.red))]
+        for bug in BUGS
+        if bug.variant == summary.variant
+    ]
+    return table(["planted", "what is wrong", "hidden elsewhere by", "turns red"], rows)
+
+
+def _reproduce(certificate: Certificate) -> str:
+    """One command per cell, for the case that came closest to its bound or broke it."""
+    rows = []
+    for check, reference in certificate.cells:
+        own = [m for m in certificate if (m.check, m.reference) == (check, reference)]
+        peak = max(own, key=_closeness)
+        rows.append([f'<a id="{anchor(check, reference)}"></a>{check}', reference, peak.what, f"`{reproduce(peak)}`"])
+    return table(["check", "reference", "closest to its bound", "command"], rows)
+
+
+def _closeness(m: Measurement) -> tuple[bool, float]:
+    return m.verdict.is_red, m.error / m.bound if m.bound else 0.0
+
+
+def _made_with(machine: dict[str, str]) -> str:
+    return "Made with " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."

@@ -1,0 +1,84 @@
+"""What the index, README, the badges and the check have to know of a variant's certificate."""
+
+from dataclasses import dataclass
+
+from conformance.certificate import Certificate
+from conformance.verdict import PAIR, Measurement, Verdict, rounded_up, worst
+
+COLORS = {"faithful": "brightgreen", "faithful, doc gap": "green", "faithful with documented divergence": "green", "buggy": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A certificate in a row."""
+
+    certificate: Certificate
+
+    @property
+    def variant(self) -> str:
+        """Its name."""
+        return self.certificate.variant
+
+    @property
+    def verdict(self) -> str:
+        """Of the whole."""
+        return self.certificate.verdict
+
+    @property
+    def color(self) -> str:
+        """Of its badge, as shields names it."""
+        return COLORS.get(self.verdict, "yellow")
+
+    def against(self, reference: str) -> str:
+        """The worst verdict against a reference, or a dash if there is none."""
+        own = [m for m in self.certificate if m.reference == reference]
+        return str(worst(own)) if own else "–"
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Name → version, pairs left out."""
+        return {m.reference: m.version for m in self.certificate if m.version and PAIR not in m.reference}
+
+    @property
+    def cases(self) -> set[str]:
+        """Ids of all cases."""
+        return {m.case_id for m in self.certificate if m.case_id}
+
+    @property
+    def real_cases(self) -> set[str]:
+        """Ids of those on pretrained weights."""
+        return {id_ for id_ in self.cases if id_.startswith("minilm.")}
+
+    @property
+    def divergences(self) -> list[str]:
+        """Ids of the documented divergences that were verified."""
+        reasons = {m.reason for m in self.certificate if m.verdict is Verdict.DIVERGES}
+        return sorted({reason.partition(":")[0] for reason in reasons})
+
+    def worst_in(self, unit: str) -> str:
+        """The candidate's largest error in a unit, rounded up."""
+        errors = [m.error for m in self.measured if m.unit == unit]
+        return rounded_up(max(errors)) if errors else "–"
+
+    @property
+    def measured(self) -> list[Measurement]:
+        """The candidate's own measurements that are evidence: not among references, no refusals."""
+        out = (Verdict.NOT_APPLICABLE, Verdict.UNTESTED)
+        return [m for m in self.certificate if PAIR not in m.reference and m.evidence and m.verdict not in out]
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """Cell → verdict. `identical` is written `equivalent`: which of the two it is may depend on the processor."""
+        return {
+            f"{check} against {reference}": str(Verdict.EQUIVALENT if verdict is Verdict.IDENTICAL else verdict)
+            for (check, reference), verdict in self.certificate.cells.items()
+        }
+
+    def to_dict(self) -> dict[str, object]:
+        """What is committed, to be compared with the next run."""
+        return {
+            "verdict": self.verdict,
+            "divergences": self.divergences,
+            "doc gaps": list(self.certificate.doc_gaps),
+            "cells": self.cells,
+        }
