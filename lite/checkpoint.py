@@ -50,6 +50,8 @@ def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
     try:
         save_file(tensors, aside, metadata)
         aside.replace(file)
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -79,7 +81,7 @@ def load(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
         with torch.no_grad():
             for adapter, loaded in zip(adapters, values, strict=True):
                 for name, live in adapter.live().items():
-                    live.copy_(loaded[name])
+                    live.data = loaded[name]  # not copy_: the file's dtype wins, as on a fresh model
     return model
 
 
@@ -110,7 +112,7 @@ def _groups(file: str | os.PathLike[str], metadata: Mapping[str, str]) -> list[t
         raise ValueError(f"{file} has format version {metadata.get('version')!r}, this release reads {VERSION!r}")
     try:
         return [(_config(entry), dict(entry["layers"])) for entry in json.loads(metadata["adapters"])]
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} has an unreadable list of adapters: {error}") from error
 
 
@@ -153,6 +155,10 @@ def _fitting(file: str | os.PathLike[str], adapters: list[Adapter], tensors: Map
             raise ValueError(
                 f"{file}: {name} is {tensors[name].dtype!s} {tuple(tensors[name].shape)}, should be floating-point {shape}"
             )
+    for adapter in adapters:
+        dtypes = {full_name(adapter.layer, name): str(tensors[full_name(adapter.layer, name)].dtype) for name in adapter.parameters}
+        if len(set(dtypes.values())) > 1:
+            raise ValueError(f"{file}: the trainables of one layer should share one dtype, they have {dtypes}")
     return [
         {name: tensors[full_name(adapter.layer, name)].to(adapter.layer.weight.device) for name in adapter.shapes}
         for adapter in adapters

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
@@ -12,6 +12,7 @@ import torch
 C = TypeVar("C")
 Check = Callable[[Any], str | None]  # what is wrong with the value, or None
 
+ARITHMETIC = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # dtypes that torch computes with
 ROLES = ("reader", "writer", "inner")
 
 
@@ -47,7 +48,9 @@ def positive_int(value: Any) -> str | None:
 
 def finite(value: Any) -> str | None:
     """Scales of either sign."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ok = (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )  # no OverflowError for huge integers
     return None if ok else "must be a finite number"
 
 
@@ -78,7 +81,7 @@ def patterns(value: Any) -> str | None:
     for pattern in value:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             return f"holds {pattern!r}, which is no regular expression ({error})"
     return None
 
@@ -97,8 +100,7 @@ def layer_indices(value: Any) -> str | None:
 
 def floating_dtype(value: Any) -> str | None:
     """Adapter dtypes."""
-    ok = value is None or (isinstance(value, torch.dtype) and value.is_floating_point)
-    return None if ok else "must be None or a floating torch.dtype"
+    return None if value is None or value in ARITHMETIC else f"must be None or one of {', '.join(map(str, ARITHMETIC))}"
 
 
 @options

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lite.config import Config
+from lite.config import ARITHMETIC, Config
 
 # Square projections have no role by shape alone: these write to the residual stream, all others read it.
-WRITERS = re.compile(r"(o_proj|out_proj|c_proj|down_proj|fc2|wo|\bo|output\.dense)$", re.IGNORECASE)
+WRITERS = re.compile(r"(^|[._])(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|output\.dense)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Layer:
 
     @property
     def is_dense(self) -> bool:
-        """Whether W is there as floating-point numbers, not integer or packed."""
-        return self.weight.is_floating_point() and self.weight.shape == (self.d_out, self.d_in)
+        """Whether W is there as numbers to compute with, not integer, float8 or packed."""
+        return self.weight.dtype in ARITHMETIC and self.weight.shape == (self.d_out, self.d_in)
 
     @property
     def input_name(self) -> str:
@@ -79,7 +79,10 @@ def targets(model: nn.Module, config: Config) -> list[Layer]:
     """The layers `config` selects; ValueError that lists what was there if none matches."""
     layers = list(linear_layers(model))
     width = _residual_width(model, layers)
-    chosen = [layer for layer in layers if _selects(config, layer, width)]
+    names: dict[nn.Module, list[str]] = {}  # a shared module has several
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    chosen = [layer for layer in layers if _selects(config, layer, names[layer.module], width)]
     if not chosen:
         there = [f"{layer.name or '(the model itself)'} ({_role(layer, width)})" for layer in layers[:20]]
         more = f", and {len(layers) - 20} more" if len(layers) > 20 else ""
@@ -91,10 +94,10 @@ def targets(model: nn.Module, config: Config) -> list[Layer]:
     return chosen
 
 
-def _selects(config: Config, layer: Layer, width: int) -> bool:
-    if config.target_names and not any(re.search(p, layer.name) for p in config.target_names):
+def _selects(config: Config, layer: Layer, names: list[str], width: int) -> bool:
+    if config.target_names and not any(re.search(p, name) for p in config.target_names for name in names):
         return False
-    if any(re.search(p, layer.name) for p in config.exclude_names):
+    if any(re.search(p, name) for p in config.exclude_names for name in names):
         return False
     if config.target_roles and _role(layer, width) not in config.target_roles:
         return False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lite.config import Config
+from lite.config import ARITHMETIC, Config
 from lite.layers import Layer, targets
 from lite.variant import Shapes, Variant, variant_of
 
@@ -37,7 +37,7 @@ class Adapter:
     def initial(self) -> dict[str, Tensor]:
         """All tensors at the start, in the adapter's dtype, on the device of the base weight."""
         weight = self.layer.weight
-        dtype = self.config.dtype or (weight.dtype if weight.is_floating_point() else torch.float32)
+        dtype = self.config.dtype or (weight.dtype if weight.dtype in ARITHMETIC else torch.float32)
         with torch.no_grad():
             values = self.variant.init(self.config, self.layer)
         return {name: values[name].to(weight.device, dtype, copy=True) for name in self.shapes}
@@ -57,8 +57,9 @@ class Adapter:
 
 @dataclass
 class Attachment:
-    """What `attach` did to a model: enough to undo it and to save it."""
+    """What `attach` did to a model: enough to undo it and to save it. Every module of the model carries it."""
 
+    model: nn.Module
     configs: list[Config]
     adapters: list[Adapter]
     requires_grad: dict[str, bool]  # of the base parameters, before
@@ -96,8 +97,10 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 def attached(model: nn.Module) -> Attachment | None:
-    """What `attach` did to this model, or None."""
-    return getattr(model, ATTACHMENT, None)
+    """What `attach` did to this model, not to one around or inside it, or None."""
+    # Not getattr: wrappers forward it to what they wrap, whose names are not theirs.
+    found: Attachment | None = vars(model).get(ATTACHMENT)
+    return found if found and found.model is model else None
 
 
 def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
@@ -106,11 +109,12 @@ def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
         raise ValueError("no config was given: pass one config, or a sequence of at least one")
     variants = [variant_of(config) for config in configs]
     for name, module in model.named_modules():
-        if attachment := attached(module):
+        if attachment := vars(module).get(ATTACHMENT):
             there = ", ".join(variant_of(config).name for config in attachment.configs)
+            where = name or ("this model" if attachment.model is module else "a model around this module")
             raise RuntimeError(
-                f"{there} is attached already (to {name or 'this model'}), {', '.join(v.name for v in variants)} cannot "
-                f"be added; call lite.detach first, or attach all configs at once: lite.attach(model, [config, …])"
+                f"{there} is attached already (to {where}), {', '.join(v.name for v in variants)} cannot be added; "
+                f"call lite.detach first, or attach all configs at once: lite.attach(model, [config, …])"
             )
     adapters: dict[str, Adapter] = {}
     for config, variant in zip(configs, variants, strict=True):
@@ -132,7 +136,7 @@ def _check_fits(adapter: Adapter) -> None:
             f"{where}: the method reads the weight as a dense floating-point ({layer.d_out}, {layer.d_in}) matrix, "
             f"but it is {layer.weight.dtype!s} {tuple(layer.weight.shape)}; dequantise the layer or exclude it"
         )
-    if layer.is_dense is False and layer.weight.is_floating_point():
+    if not layer.is_dense and layer.weight.dtype in ARITHMETIC:
         raise ValueError(
             f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}"
         )
@@ -144,7 +148,9 @@ def _check_fits(adapter: Adapter) -> None:
 def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[tuple[Adapter, Mapping[str, Tensor]]]) -> None:
     """Put planned adapters and their tensors into the model. What fails here is undone."""
     adapters = [adapter for adapter, _ in planned]
-    attachment = Attachment(list(configs), adapters, {name: p.requires_grad for name, p in model.named_parameters()})
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
+    attachment = Attachment(model, list(configs), adapters, {name: p.requires_grad for name, p in model.named_parameters()})
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -156,7 +162,8 @@ def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[tuple[
                 else:
                     module.register_buffer(name, value)
             attachment.handles.append(module.register_forward_hook(adapter, with_kwargs=True))
-        setattr(model, ATTACHMENT, attachment)
+        for module in model.modules():
+            setattr(module, ATTACHMENT, attachment)
     except BaseException:
         undo(model, attachment)
         raise
@@ -171,9 +178,9 @@ def undo(model: nn.Module, attachment: Attachment) -> None:
             if hasattr(adapter.layer.module, name):
                 delattr(adapter.layer.module, name)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(attachment.requires_grad[name])
-    if attached(model) is not None:
-        delattr(model, ATTACHMENT)
+        parameter.requires_grad_(attachment.requires_grad.get(name, parameter.requires_grad))  # newer ones stay
+    for module in model.modules():
+        vars(module).pop(ATTACHMENT, None)
 
 
 def full_name(layer: Layer, tensor: str) -> str:

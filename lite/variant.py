@@ -15,6 +15,11 @@ Tensors = Mapping[str, Tensor]
 VARIANTS: dict[str, "Variant"] = {}
 
 
+def no_buffers(config: Config, layer: Layer) -> Shapes:
+    """For methods without frozen tensors; a function with a name, so that attached models can be pickled."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One adapter method.
@@ -29,7 +34,7 @@ class Variant:
     name: str
     config: type[Config]
     parameters: Callable[[Any, Layer], Shapes]
-    buffers: Callable[[Any, Layer], Shapes] = lambda config, layer: {}
+    buffers: Callable[[Any, Layer], Shapes] = no_buffers
     init: Callable[[Any, Layer], Tensors]
     forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor]
     reads_weight: bool

@@ -154,7 +154,8 @@ def test_several_notes_of_one_cell_each_occur_once():
             [measured("equivalent", error=8.0, bound=16.0, unit="u64"), measured("equivalent", error=3.0, bound=4.0, unit="u32")],
             "equivalent ≤ 4 u32",
         ),
-        ([measured("identical"), measured("not applicable", error=9.0, bound=1.0, unit="u64", evidence=False)], "identical"),
+        ([measured("identical"), measured("not applicable", error=9.0, bound=1.0, unit="u64")], "identical"),
+        ([measured("identical"), measured("equivalent", error=9.0, bound=1.0, unit="u64", evidence=False)], "identical"),
     ],
 )
 def test_a_cell_shows_the_error_that_is_closest_to_its_bound(measurements, cell):

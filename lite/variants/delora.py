@@ -49,7 +49,7 @@ def init(config: DeLoRAConfig, layer: Layer) -> dict[str, Tensor]:
     return {
         "lora_A": A,
         "lora_B": torch.zeros(layer.d_out, config.r),
-        "lora_lambda": torch.tensor(float(config.lambda0)),
+        "lora_lambda": torch.tensor(float(config.lambda0), dtype=torch.float32),
         "lora_wnorm": torch.linalg.norm(layer.weight, dim=0),
     }
 
@@ -58,10 +58,10 @@ def forward(config: DeLoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor
     A, B = t["lora_A"], t["lora_B"]
     norm_a = A.norm(dim=1).clamp(min=MIN_NORM)  # (r,)
     norm_b = B.norm(dim=0).clamp(min=MIN_NORM)  # (r,)
-    strength = t["lora_lambda"] / config.r / norm_a  # (r,)
+    scaled_A = t["lora_lambda"] / config.r * (A / norm_a[:, None]) * t["lora_wnorm"]  # (r, d_in)
     x = F.dropout(x, config.dropout, layer.module.training)
     # Each norm divides its own factor: their product overflows in float16 at B = 0.
-    return y + F.linear(F.linear(x, strength[:, None] * A * t["lora_wnorm"]), B / norm_b)
+    return y + F.linear(F.linear(x, scaled_A), B / norm_b)
 
 
 DELORA = register(

@@ -93,6 +93,7 @@ REFUSED = {
     "another call": "Dict(d_in=1, d_out=2)",
     "an attribute": "refs.Case(d_in=1, d_out=2)",
     "a positional argument": "Case(1, d_out=2)",
+    "a positional argument too many": "Case(7, d_in=1, d_out=2)",
     "a starred argument": "Case(*[1, 2])",
     "a double star": "Case(**{'d_in': 1, 'd_out': 2})",
     "an unknown field": "Case(d_in=1, d_out=2, width=3)",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout
 
-from refs import delora, dora, lora
+from refs import closed_form, delora, dora, lora
 from refs.case import Case
 from refs.closed_form import ClosedForm, sensitivity
 from refs.problem import problem
@@ -255,17 +255,23 @@ def test_sensitivity_grows_with_the_draws():
     assert sensitivity(CASE, numbers, lora.FORMULA, draws=0) == dict.fromkeys(few, 1.0)
 
 
-def test_sensitivity_jitters_every_input_weight_and_parameter():
+def test_sensitivity_jitters_every_input_weight_and_parameter_by_one_rounding(monkeypatch):
     numbers = problem(CASE, lora.FORMULA)
     seen = []
 
-    def adapted(case, weight, bias, parameters):
-        seen.append({"weight": weight, "bias": bias} | {name: value.detach().clone() for name, value in parameters.items()})
-        return lora.adapted(case, weight, bias, parameters)
+    def recorded(subject, case, problem, values):
+        seen.append({"x": problem.x, "weight": problem.weight, "bias": problem.bias} | values)
+        assert problem.cotangent.equal(numbers.cotangent)
+        assert subject.module.weight.equal(problem.weight)
+        return run(subject, case, problem, values)
 
-    sensitivity(CASE, numbers, dataclasses.replace(lora.FORMULA, adapted=adapted), draws=1)
-    plain, moved = seen
+    monkeypatch.setattr(closed_form, "run", recorded)
+    sensitivity(CASE, numbers, lora.FORMULA, draws=2)
+    plain, *draws = seen
+    assert plain.keys() == {"x", "weight", "bias", "lora_A", "lora_B"}
     for name, value in plain.items():
-        ratio = moved[name] / value - 1
-        assert ratio.abs().min() > 2.0**-24 * 0.99, name
-        assert ratio.abs().max() < 2.0**-24 * 1.01, name
+        for moved in draws:
+            ratio = moved[name] / value - 1
+            assert ratio.abs().min() > 2.0**-24 * 0.99, name
+            assert ratio.abs().max() < 2.0**-24 * 1.01, name
+        assert not draws[0][name].equal(draws[1][name]), name

@@ -88,6 +88,35 @@ def test_a_trace_owns_its_tensors():
     assert not any(value.requires_grad for value in trace.values())
 
 
+def test_a_trace_shares_no_memory_with_a_layer_that_reuses_its_output_or_with_the_problem():
+    case = CASE.but(d_in=3, d_out=3)
+    numbers = problem(case, lora.FORMULA)
+    kept = numbers.cotangent.clone()
+
+    class Reusing(nn.Module):
+        """x + b: the gradient of x is the cotangent itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in ((2, 3), (3, 2)))
+
+        def forward(self, x):
+            self.last = x + self.b.sum()
+            return self.last
+
+    module = Reusing()
+    subject = Subject(
+        module, module, {"lora_A": Entry("a"), "lora_B": Entry("b")}, dict(module.named_parameters()), SHAPES | {"lora_A": (2, 3)}
+    )
+    trace = run(subject, case, numbers)
+    assert trace["output"].equal(numbers.x + 6)
+    assert trace["grad.x"].equal(kept)
+    module.last.detach().zero_()
+    trace["grad.x"].zero_()
+    assert trace["output"].equal(numbers.x + 6)
+    assert numbers.cotangent.equal(kept)
+
+
 def test_a_trainable_without_effect_has_a_gradient_of_zeros():
     class Identity(nn.Module):
         def __init__(self):
