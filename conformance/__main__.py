@@ -72,9 +72,10 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from conformance.explain import reproduced
+    from conformance.terminal import measurement_table
 
     certificate = reproduced(options.id)
-    _say(str(certificate))
+    _say(measurement_table(certificate.measurements))
     return 1 if certificate.red else 0
 
 

@@ -38,7 +38,7 @@ def _check(suite: Suite, check: str) -> str:
         raise ValueError(f"unknown check {check!r}; known: {', '.join(CHECKS)}")
     entry = CHECKS[check]
     cells = [f"    {suite.variant}/{job.id}" for job in jobs(suite) if job.check is entry]
-    cases = [f"    {case!r}" for case in suite.cases]
+    cases = [f"    {case.id}" for case in suite.cases]
     return "\n".join(
         [
             f"{check}: {entry.sentence}",

@@ -62,6 +62,22 @@ def short_unit(unit: str) -> str:
     return "×" if unit.startswith("×") else unit
 
 
+def measurement_table(measurements: Sequence[Measurement]) -> str:
+    """Every measurement with its error and bound, case by case."""
+    grouped: dict[str, list[Measurement]] = defaultdict(list)
+    for m in measurements:
+        grouped[m.case].append(m)
+    parts = []
+    for case, own in grouped.items():
+        table = Table("what", "verdict", "error", "bound", "unit", "remark", box=SIMPLE)
+        for m in own:
+            numbers = [rounded_up(m.error), f"{m.bound:.2g}", m.unit] if m.unit else ["", "", ""]
+            remark = f"got {m.got}, should be {m.should}" if m.verdict.is_red else m.reason
+            table.add_row(m.what, m.verdict, *numbers, remark)
+        parts += [case, rendered(table)]
+    return "\n".join(part for part in parts if part)
+
+
 def failure_table(measurements: Sequence[Measurement], most: int | None = None) -> str:
     """All red measurements of a check, case by case: what, got, should be; and how to run each again.
 

@@ -23,7 +23,7 @@ def svg(summary: Summary) -> str:
     coarse = [m for m in own if m.unit == RATIO]
     settings: Any = {"svg.hashsalt": summary.variant, "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         _float64(left, exact)
         _ratios(right, coarse)
@@ -54,10 +54,10 @@ def _ratios(axes: Axes, measurements: Sequence[Measurement]) -> None:
             axes.scatter(xs, ys, s=9, color=color, alpha=0.6, linewidths=0, label=dtype)
     for bound, style in ((QUALITY_NORM, "-"), (QUALITY_MAX, "--")):
         axes.axhline(bound, color="#c00000", linestyle=style, linewidth=1)
-    axes.set(title="below float64: error / the reference's error; red: bounds (‖·‖₂, max)")
+    axes.set(title="below float64: error / the reference's error; red: the bounds")
     _finish(axes, names)
     if measurements:
-        axes.legend(loc="lower right", fontsize=7, ncols=2)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False)
 
 
 def _finish(axes: Axes, names: Sequence[str]) -> None:

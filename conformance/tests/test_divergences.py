@@ -204,6 +204,19 @@ def test_a_divergence_that_covers_nothing_is_red(changes):
     assert red
 
 
+def test_what_lite_documents_is_not_asked_of_another_s_layer():
+    """A layer that does not share lite's divergence is no worse for it; one that does is excused like lite."""
+    suite = dataclasses.replace(TINY, candidate=LiteLayer("lora", lora.FORMULA), divergences=(divergence(),))
+
+    def of(candidate):
+        chosen = [job for job in jobs(suite, candidate) if job.id == "closed_form-forward"]
+        return worst(m for job in chosen for m in job.measure())
+
+    with planted(BUG):
+        assert of(LiteLayer("lora", lora.FORMULA, name="yours")) == "diverges"
+    assert of(LiteLayer("lora", lora.FORMULA, name="yours")) == "equivalent"
+
+
 def test_a_divergence_speaks_of_a_case():
     one = forward(reference="closed form")[0]
     for_every_case = divergence(where=lambda case: True)

@@ -1,6 +1,7 @@
 """Tables and pages as text: what they say, that they say it everywhere, and the folder of a run."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -13,9 +14,11 @@ from _pytest.mark.expression import Expression
 from rich import console
 
 from conformance import run_folder
+from conformance.certificate import Certificate
+from conformance.explain import reproduced
 from conformance.jobs import jobs
 from conformance.suites.test_lora import SUITE
-from conformance.terminal import WIDTH, cell_id, failure_table, reproduce, verdict_table
+from conformance.terminal import WIDTH, failure_table, reproduce, verdict_table
 from conformance.verdict import Measurement, Verdict
 from refs.case import Case
 
@@ -81,25 +84,26 @@ lora: forward of lite against peft
  ───────────────────────────────────────────────────────────
   output   off by 2^30 u64                   at most 40 u64
   grad.x   [red]float32[/red] (2,) :smile:   float64 (3,)
-again: pytest --pyargs conformance.suites.test_lora -k "peft-forward" --case "{CASE.id}"
+again: python -m conformance reproduce "lora/peft-forward/{CASE.id}"
 
 {CASE.but(seed=1)!r}
 
   what   got     should be
  ─────────────────────────────
   run    error   no exception
-again: pytest --pyargs conformance.suites.test_lora -k "peft-forward" --case "{CASE.id}-seed1"
+again: python -m conformance reproduce "lora/peft-forward/{CASE.id}-seed1"
 
 
   what               got   should be
  ────────────────────────────────────
   size of the file   2     1
-again: pytest --pyargs conformance.suites.test_lora -k "peft-forward"
+again: python -m conformance reproduce "lora/peft-forward"
 """
 
 
 def test_the_verdict_table():
-    assert verdict_table("lora", GOOD) == GOOD_TEXT
+    assert verdict_table("lora: partial", GOOD) == GOOD_TEXT
+    assert Certificate("lora", tuple(GOOD)).table == GOOD_TEXT
 
 
 def test_the_failure_table():
@@ -112,16 +116,34 @@ def test_a_verdict_table_is_the_same_every_time_and_changes_nothing():
     assert before == GOOD
 
 
-def test_the_title_is_the_verdict_of_the_whole():
-    assert verdict_table("lora", GOOD[:4]).startswith("lora: faithful\n")
-    assert verdict_table("lora", GOOD[:4], complete=False).startswith("lora: partial: a narrowed run\n")
-    assert verdict_table("lora", GOOD[:6]).startswith("lora: faithful with documented divergence\n")
-    assert verdict_table("lora", RED).startswith("lora: buggy\n")
+@pytest.mark.parametrize(
+    ("measurements", "more", "title"),
+    [
+        (GOOD[:5], {}, "lora: faithful"),
+        (GOOD[:5], {"complete": False}, "lora: partial: a narrowed run"),
+        (GOOD[:6], {}, "lora: faithful with documented divergence"),
+        ([measured("diverges", check="init")], {}, "lora: faithful with documented divergence"),
+        (GOOD[:5], {"doc_gaps": ("option `r` is unsaid",)}, "lora: faithful, doc gap"),
+        (RED, {}, "lora: buggy"),
+    ],
+)
+def test_the_title_is_the_verdict_of_the_whole_on_one_line(measurements, more, title):
+    certificate = Certificate("lora", tuple(measurements), **more)
+    assert certificate.table.startswith(f"{title}\n\n")
+    assert f"lora: {certificate.verdict}" == title
+    assert [line for line in certificate.table.splitlines() if "doc gap: " in line] == [
+        f"  doc gap: {gap}" for gap in certificate.doc_gaps
+    ]
 
 
-def test_a_title_that_is_wider_than_its_table_stays_on_one_line():
-    narrow = [measured("diverges", check="init")]
-    assert verdict_table("lora", narrow).startswith("lora: faithful with documented divergence\n")
+def test_a_certificate_is_its_measurements_and_prints_its_table_and_its_failures():
+    certificate = Certificate("lora", (*GOOD, *RED))
+    assert list(certificate) == [*GOOD, *RED]
+    assert certificate.red == {"forward"}
+    assert certificate.cells["forward", "peft"] == "error"
+    assert certificate.failures() == [RED_TEXT]
+    assert str(certificate) == f"{certificate.table}\n\n{RED_TEXT}"
+    assert str(Certificate("lora", tuple(GOOD))) == GOOD_TEXT
 
 
 def row(text, check):
@@ -203,16 +225,16 @@ def test_tables_are_the_same_in_every_terminal(monkeypatch, terminal):
 
 def test_tables_are_text_in_a_notebook_too(monkeypatch):
     monkeypatch.setattr(console, "_is_jupyter", lambda: True)
-    assert verdict_table("lora", GOOD) == GOOD_TEXT
+    assert verdict_table("lora: partial", GOOD) == GOOD_TEXT
 
 
 @pytest.mark.parametrize(
     ("measurement", "command"),
     [
-        (measured("fails", check="dead parameters"), 'pytest --pyargs conformance.suites.test_lora -k "peft-dead_parameters"'),
+        (measured("fails", check="dead parameters"), 'python -m conformance reproduce "lora/peft-dead_parameters"'),
         (
             measured("fails", reference="closed form", **AT),
-            f'pytest --pyargs conformance.suites.test_lora -k "closed_form-forward" --case "{CASE.id}"',
+            f'python -m conformance reproduce "lora/closed_form-forward/{CASE.id}"',
         ),
         (measured("fails", candidate="yours"), 'print(certify(…, "lora", …, checks=["forward"]))'),
         (measured("fails", candidate="yours", **AT), f'print(certify(…, "lora", …, checks=["forward"], case="{CASE.id}"))'),
@@ -222,29 +244,46 @@ def test_the_command_that_makes_a_measurement_again(measurement, command):
     assert reproduce(measurement) == command
 
 
-@pytest.mark.parametrize("among_references", [False, True], ids=["of lite", "among references"])
-def test_the_keyword_of_every_command_is_one_that_pytest_takes_and_selects_its_cell(among_references):
-    seen = 0
+def test_the_command_of_every_cell_makes_its_measurements_again():
     for job in jobs(SUITE):
-        if (job.candidate is not SUITE.candidate) is among_references:
-            seen += 1
-            assert job.id == cell_id(job._trial().column, job.check.name)
-            keyword = re.search(
-                '-k "(.*?)"', reproduce(measured("fails", reference=job._trial().column, check=job.check.name))
-            ).group(1)
-            selects = Expression.compile(keyword)
-            assert selects.evaluate(lambda name, **_: name.lower() in f"test_lora[{job.id}]".lower())  # noqa: B023 called here
-    assert seen >= 5
+        if job.check.name == "mapping":
+            [*first], case_id = job.measure(), SUITE.cases[0].id
+            again = [m for m in first if m.case_id == case_id]
+            assert again
+            id_ = re.fullmatch('python -m conformance reproduce "(.*)"', reproduce(again[0])).group(1)
+            assert list(reproduced(id_)) == again
+
+
+@pytest.mark.parametrize("among_references", [False, True], ids=["of lite", "among references"])
+def test_the_id_of_every_cell_is_unique_and_one_that_pytest_takes_as_a_keyword(among_references):
+    chosen = [job.id for job in jobs(SUITE) if (job.candidate is not SUITE.candidate) is among_references]
+    assert len(set(chosen)) == len(chosen) >= 5
+    for id_ in chosen:
+        assert Expression.compile(id_).evaluate(lambda name, **_: name.lower() in f"test_lora[{id_}]".lower())  # noqa: B023
 
 
 # The folder of a run.
 
 
+def certificates(*measurements, **more):
+    """One per variant."""
+    variants = dict.fromkeys(m.variant for m in measurements)
+    return [Certificate(variant, tuple(m for m in measurements if m.variant == variant), **more) for variant in variants]
+
+
+def of_dora(measurements):
+    return [dataclasses.replace(m, variant="dora") for m in measurements]
+
+
 def test_what_is_written_is_read_again(tmp_path):
     folder = tmp_path / "new" / "run"
     odd = measured("fails", error=math.inf, got="κ ≤ 30 – „so“ 🙂\n\ttabs and \x00", should='"quoted" \\', evidence=False)
-    run_folder.write(folder, [*GOOD, *RED, odd])
-    assert run_folder.read(folder) == [*GOOD, *RED, odd]
+    written = [
+        Certificate("lora", (*GOOD, odd), complete=False, doc_gaps=("option `r` – unsaid",)),
+        Certificate("dora", tuple(of_dora(RED))),
+    ]
+    run_folder.write(folder, written)
+    assert run_folder.read(folder) == (written, run_folder.machine())
     lines = (folder / "measurements.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(GOOD) + len(RED) + 1
     assert json.loads(lines[0])["verdict"] == "identical"
@@ -252,56 +291,72 @@ def test_what_is_written_is_read_again(tmp_path):
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\x0c", "\r"], ids=ascii)
 def test_a_message_with_any_line_separator_is_read_again(tmp_path, separator):
-    odd = measured("fails", got=f"one{separator}two")
-    run_folder.write(tmp_path, [odd])
-    assert run_folder.read(tmp_path) == [odd]
+    written = certificates(measured("fails", got=f"one{separator}two"))
+    run_folder.write(tmp_path, written)
+    assert run_folder.read(tmp_path)[0] == written
 
 
 def test_a_run_without_measurements_is_read_again(tmp_path):
     run_folder.write(tmp_path, [])
-    assert run_folder.read(tmp_path) == []
+    assert run_folder.read(tmp_path)[0] == []
+
+
+def test_a_folder_without_a_run_is_refused_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run; make one with: nox -s conformance"):
+        run_folder.read(tmp_path)
 
 
 def test_the_folder_is_ignored_by_git(tmp_path):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    run_folder.write(tmp_path / ".conformance", GOOD)
+    run_folder.write(tmp_path / ".conformance", certificates(*GOOD))
     status = subprocess.run(["git", "-C", str(tmp_path), "status", "--short"], check=True, capture_output=True, text=True).stdout
     assert status == ""
     assert (tmp_path / ".conformance" / ".gitignore").read_text() == "*\n"
 
 
 def test_a_run_replaces_the_pages_and_measurements_of_the_last(tmp_path):
-    dora = [Measurement.from_dict(m.to_dict() | {"variant": "dora"}) for m in GOOD]
-    run_folder.write(tmp_path, [*GOOD, *dora])
-    assert {file.name for file in tmp_path.iterdir()} == {".gitignore", "measurements.jsonl", "lora.md", "dora.md"}
+    own = {".gitignore", "measurements.jsonl", "run.json"}
+    dora = certificates(*of_dora(GOOD))
+    run_folder.write(tmp_path, [*certificates(*GOOD), *dora])
+    assert {file.name for file in tmp_path.iterdir()} == own | {"lora.md", "dora.md"}
     run_folder.write(tmp_path, dora)
-    assert {file.name for file in tmp_path.iterdir()} == {".gitignore", "measurements.jsonl", "dora.md"}
-    assert run_folder.read(tmp_path) == dora
+    assert {file.name for file in tmp_path.iterdir()} == own | {"dora.md"}
+    assert run_folder.read(tmp_path)[0] == dora
 
 
 def test_a_page_shows_its_own_variant_alone(tmp_path):
-    dora = [Measurement.from_dict(m.to_dict() | {"variant": "dora"}) for m in RED]
-    run_folder.write(tmp_path, [*GOOD, *dora])
+    run_folder.write(tmp_path, certificates(*GOOD, *of_dora(RED)))
     lora_page, dora_page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("lora.md", "dora.md"))
     assert lora_page == f"# lora: partial\n\n12 measurements in 2 cases.\n\n```\n{GOOD_TEXT}\n```\n"
     assert dora_page.startswith("# dora: buggy\n\n5 measurements in 2 cases.\n\n```\ndora: buggy\n")
-    failed = RED_TEXT.replace("lora: ", "dora: ").replace("test_lora", "test_dora")
-    assert dora_page.endswith(f"```\n\n## forward against peft: error\n\n```\n{failed}\n```\n")
+    failed = RED_TEXT.replace("lora: ", "dora: ").replace('"lora/', '"dora/')
+    assert dora_page.endswith(f"\n```\n\n```\n{failed}\n```\n")
 
 
 def test_a_narrowed_variant_has_no_verdict_of_its_own(tmp_path):
-    dora = [Measurement.from_dict(m.to_dict() | {"variant": "dora"}) for m in GOOD[:4]]
-    run_folder.write(tmp_path, [*GOOD[:4], *dora], narrowed={"dora"})
+    run_folder.write(tmp_path, [*certificates(*GOOD[:5]), *certificates(*of_dora(GOOD[:5]), complete=False)])
     lora_page, dora_page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("lora.md", "dora.md"))
-    assert "# lora: faithful\n" in lora_page
+    assert lora_page.startswith("# lora: faithful\n")
     assert "\nlora: faithful\n" in lora_page
-    assert "# dora: partial: a narrowed run\n" in dora_page
+    assert dora_page.startswith("# dora: partial: a narrowed run\n")
     assert "\ndora: partial: a narrowed run\n" in dora_page
+
+
+def test_the_summary_of_a_job_has_the_failures_as_far_as_there_is_room(tmp_path, monkeypatch):
+    written = certificates(*GOOD, *of_dora(RED))
+    run_folder.write(tmp_path, written)
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("lora.md", "dora.md")]
+    assert run_folder.job_summary(tmp_path) == "\n".join(pages)
+    room = len("\n".join(pages).encode())
+    monkeypatch.setattr(run_folder, "SUMMARY_BYTES", room)
+    assert run_folder.job_summary(tmp_path) == "\n".join(pages)
+    monkeypatch.setattr(run_folder, "SUMMARY_BYTES", room - 1)
+    assert run_folder.job_summary(tmp_path) == "\n\n".join(f"# {c.variant}: {c.verdict}\n\n```\n{c.table}\n```" for c in written)
 
 
 def test_two_writes_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        run_folder.write(tmp_path / name, [*GOOD, *RED])
+        run_folder.write(tmp_path / name, certificates(*GOOD, *RED))
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
@@ -309,26 +364,24 @@ def test_two_writes_give_the_same_bytes(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OSError, match="taken"):
-        run_folder.write(tmp_path / "taken", GOOD)
+        run_folder.write(tmp_path / "taken", certificates(*GOOD))
 
 
 def test_files_that_no_run_has_written_are_left_alone(tmp_path):
     """`--conformance-dir .` must not cost anybody their README."""
-    for name in ("README.md", ".gitignore"):
-        (tmp_path / name).write_text("mine\n")
+    mine = {"README.md": "mine\n", ".gitignore": "mine\n"}
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
     with contextlib.suppress(OSError):  # to refuse such a folder is fine
-        run_folder.write(tmp_path, GOOD)
-    assert {name: (tmp_path / name).read_text() for name in ("README.md", ".gitignore") if (tmp_path / name).exists()} == {
-        "README.md": "mine\n",
-        ".gitignore": "mine\n",
-    }
+        run_folder.write(tmp_path, certificates(*GOOD))
+    assert {name: (tmp_path / name).read_text() for name in mine if (tmp_path / name).exists()} == mine
 
 
 def test_files_are_utf_8_whatever_the_locale(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from conformance import run_folder; from conformance.verdict import *; "
-        f"m = Measurement.from_dict({GOOD[0].to_dict()!a}); "
-        "run_folder.write(Path(sys.argv[1]), [m]); assert run_folder.read(Path(sys.argv[1])) == [m]"
+        "import sys; from pathlib import Path; from conformance import run_folder; from conformance.certificate import *; "
+        f"c = [Certificate('lora', (Measurement.from_dict({GOOD[0].to_dict()!a}),))]; "
+        "run_folder.write(Path(sys.argv[1]), c); assert run_folder.read(Path(sys.argv[1]))[0] == c"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(

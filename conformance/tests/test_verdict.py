@@ -110,6 +110,21 @@ def test_a_narrowed_run_is_never_faithful(verdicts, expected):
 
 
 @pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["identical"], "faithful, doc gap"),
+        (["diverges", "equivalent"], "faithful, doc gap"),
+        (["identical", "untested"], "partial"),
+        ([], "partial"),
+        (["identical", "fails"], "buggy"),
+    ],
+)
+def test_a_doc_gap_is_less_than_faithful_and_more_than_partial(verdicts, expected):
+    assert of_variant(map(Verdict, verdicts), doc_gaps=["option `r` is unsaid"]) == expected
+    assert of_variant(map(Verdict, verdicts), doc_gaps=[]) != "faithful, doc gap"
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         (0, "0"),
