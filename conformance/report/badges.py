@@ -18,5 +18,6 @@ def endpoint(summary: Summary) -> str:
 def svg(summary: Summary) -> str:
     """The same as a picture."""
     badge = anybadge.Badge(summary.variant, summary.verdict, default_color=HEX[summary.color])
+    badge.mask_str = f"badge_{summary.variant}"  # else a counter, and a second rendering would differ
     text: str = badge.badge_svg_text
     return text if text.endswith("\n") else text + "\n"

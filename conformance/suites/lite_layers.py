@@ -1,6 +1,5 @@
 """Lite's layers as candidates, built through the public `lite.attach`."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -71,7 +70,7 @@ class LiteLayer:
         variant = lite.VARIANTS[self.variant]
         common = {field.name for field in fields(lite.Config)}
         own = [field.name for field in fields(variant.config) if field.name not in common]
-        header = sys.modules[variant.config.__module__].__doc__ or ""
+        header = variant.forward.__globals__["__doc__"]
         return parse(header, f"lite/{location(variant.forward)}", variant.config.__doc__ or "", own)
 
     @property

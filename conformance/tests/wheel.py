@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
@@ -42,8 +43,11 @@ def main(folder: Path, constraints: Path) -> None:
     torch = next(line for line in constraints.read_text().splitlines() if line.startswith("torch=="))
     subprocess.run([python, "-m", "pip", "install", "--quiet", torch], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-c", str(constraints), str(wheel)], check=True)
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as elsewhere:  # not below the checkout: nothing of it may help
+        use(python, elsewhere)
+
+
+def use(python: str, elsewhere: str) -> None:
     no_torch = "import sys, conformance.plugin; assert not {'torch', 'peft'} & set(sys.modules)"
     subprocess.run([python, "-c", no_torch], check=True, cwd=elsewhere)
     # Without the test group there are no real weights: those cases are untested, and said to be.

@@ -1,0 +1,218 @@
+"""The committed pages: rendered twice they are the same, and the check sees what must not differ."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conformance import report, run_folder
+from conformance.certificate import Certificate
+from conformance.documentation import gaps, parse
+from conformance.known_bugs import BUGS, planted
+from conformance.report import history
+from conformance.report.summary import Summary
+from conformance.suites.lite_layers import LiteLayer
+from conformance.suites.test_delora import SUITE as DELORA
+from conformance.variants import known
+from conformance.verdict import Verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small full run: of each cell of each suite, whatever it measures on its first two cases."""
+    import importlib
+
+    from conformance.jobs import jobs
+
+    folder = tmp_path_factory.mktemp("run")
+    certificates = []
+    for name in known():
+        suite = importlib.import_module(f"conformance.suites.test_{name}").SUITE
+        small = replace(suite, cases=suite.cases[:2])
+        certificates.append(Certificate(name, tuple(m for job in jobs(small) for m in job.measure())))
+    run_folder.write(folder, certificates)
+    return folder
+
+
+@pytest.fixture
+def checkout(run, tmp_path):
+    shutil.copy(ROOT / "README.md", tmp_path)
+    report.render(run, tmp_path)
+    return tmp_path
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rewritten(run, folder, change):
+    """The run with one certificate changed."""
+    certificates, _ = run_folder.read(run)
+    run_folder.write(folder, [change(c) if c.variant == "delora" else c for c in certificates])
+    return folder
+
+
+def test_rendering_twice_changes_nothing_and_the_check_passes_twice(run, checkout):
+    before = contents(checkout)
+    report.render(run, checkout)
+    assert contents(checkout) == before
+    assert report.check(run, checkout) == []
+    assert report.check(run, checkout) == []
+    assert contents(checkout) == before
+
+
+def test_every_variant_has_its_page_plot_and_badges(checkout):
+    for name in known():
+        page = (checkout / "reports" / f"{name}.md").read_text()
+        titles = re.findall(r"^## (.*)$", page, flags=re.MULTILINE)
+        assert titles == [
+            "Formulas", "References against each other", "Verdict table", "Parameters", "Divergences", "What to fix next",
+            "Known bugs that this suite catches", "Errors and bounds", "Reproduce",
+        ]  # fmt: skip
+        for link in re.findall(r"\]\((?!#)([^)]*)\)", page):
+            assert (checkout / "reports" / link).is_file(), link
+        for anchor in re.findall(r"\]\(#([^)]*)\)", page):
+            assert f'<a id="{anchor}"></a>' in page
+        badge = json.loads((checkout / "reports" / "badges" / f"{name}.json").read_text())
+        assert set(badge) == {"schemaVersion", "label", "message", "color"}
+        assert (badge["schemaVersion"], badge["label"], badge["message"]) == (1, name, "faithful")
+        assert (checkout / "reports" / "badges" / f"{name}.svg").read_text().startswith("<?xml")
+        size = len(page.encode()) + (checkout / "reports" / "plots" / f"{name}.svg").stat().st_size
+        assert size < 200_000
+    index = (checkout / "reports" / "README.md").read_text()
+    assert all(f"| [{name}]({name}.md) | – → faithful |" in index for name in known())
+    assert all(f"| [{name}](reports/{name}.md) |" in (checkout / "README.md").read_text() for name in known())
+
+
+def test_pages_carry_no_date_and_no_path_of_this_machine(checkout):
+    for path in (checkout / "reports").rglob("*"):
+        if path.is_file():
+            text = path.read_text()
+            assert str(ROOT) not in text
+            assert not re.search(r"20\d\d-\d\d-\d\d", text), path
+
+
+def broken(certificate):
+    red = replace(certificate.measurements[-1], verdict=Verdict.FAILS, got="something else", should="the model as before")
+    return replace(certificate, measurements=(*certificate.measurements[:-1], red))
+
+
+def gapped(certificate):
+    return replace(certificate, doc_gaps=("option `r` is not in the config's docstring",))
+
+
+def diverging(certificate):
+    known_difference = replace(certificate.measurements[-1], verdict=Verdict.DIVERGES, reason="D1: upstream rounds (link)")
+    return replace(certificate, measurements=(*certificate.measurements[:-1], known_difference))
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "difference"),
+    [
+        (broken, "buggy", "delora, bad input against itself: committed 'equivalent', now 'fails'"),
+        (gapped, "faithful, doc gap", 'delora, doc gaps: committed [], now ["option `r` is not in the config\'s docstring"]'),
+        (diverging, "faithful with documented divergence", "delora, divergences: committed [], now ['D1']"),
+    ],
+)
+def test_the_check_sees_a_verdict_a_divergence_and_a_doc_gap(run, checkout, tmp_path_factory, change, verdict, difference):
+    changed = rewritten(run, tmp_path_factory.mktemp("changed"), change)
+    differences = report.check(changed, checkout)
+    assert difference in differences
+    assert f"delora, verdict: committed 'faithful', now {verdict!r}" in differences
+    assert "README's table of verdicts is not that of this run" in differences
+    report.render(changed, checkout)
+    assert report.check(changed, checkout) == []
+    assert f"**{verdict}**" in (checkout / "reports" / "delora.md").read_text()
+    assert f"| [delora](delora.md) | faithful → {verdict} |" in (checkout / "reports" / "README.md").read_text()
+    assert history.verdicts((checkout / "reports" / "history.md").read_text(), "delora") == ["faithful", verdict]
+
+
+def test_a_red_cell_is_the_first_thing_to_fix_and_tagged_a_bug(run, checkout, tmp_path_factory):
+    report.render(rewritten(run, tmp_path_factory.mktemp("red"), lambda c: gapped(broken(c))), checkout)
+    page = (checkout / "reports" / "delora.md").read_text()
+    assert "\n1. **bad input** against itself: fails ([how to repeat it](#bad-input-itself))\n2. doc gap: option `r`" in page
+    assert "| *bug* | bad input against itself |" in page
+
+
+@pytest.mark.parametrize("damage", ["badges/dora.json", "dora.md"])
+def test_the_check_sees_an_edited_page_or_badge(run, checkout, damage):
+    path = checkout / "reports" / damage
+    path.write_text(path.read_text().replace("faithful", "perfect"))
+    assert report.check(run, checkout) == [f"dora: reports/{damage} does not say 'faithful'"]
+
+
+def test_the_check_sees_an_edited_readme_and_a_missing_folder(run, checkout):
+    readme = checkout / "README.md"
+    readme.write_text(readme.read_text().replace("| [dora](reports/dora.md) |", "| [dora](reports/dora.md), really |"))
+    assert report.check(run, checkout) == ["README's table of verdicts is not that of this run"]
+    shutil.rmtree(checkout / "reports")
+    assert len(report.check(run, checkout)) > 3 * len(known())
+
+
+def test_a_narrowed_run_and_a_missing_run_are_refused(run, checkout, tmp_path, tmp_path_factory):
+    before = contents(checkout)
+    narrowed = rewritten(run, tmp_path_factory.mktemp("narrowed"), lambda c: replace(c, complete=False))
+    with pytest.raises(ValueError, match=r"narrowed run \(delora not run in full\); pages need all of: delora, dora, lora"):
+        report.render(narrowed, checkout)
+    with pytest.raises(FileNotFoundError, match="holds no run; make one with: nox -s conformance"):
+        report.render(tmp_path_factory.mktemp("nothing"), checkout)
+    assert contents(checkout) == before
+
+
+def test_a_readme_without_markers_is_refused(run, tmp_path):
+    (tmp_path / "README.md").write_text("# Something\n")
+    with pytest.raises(ValueError, match="put <!-- verdicts --> and <!-- /verdicts -->"):
+        report.render(run, tmp_path)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_planted_bug_shows_in_the_plotted_numbers(run):
+    certificates, _ = run_folder.read(run)
+    plain = Summary(next(c for c in certificates if c.variant == "delora"))
+    from conformance import certify
+
+    with planted(next(bug for bug in BUGS if bug.id == "delora-sign")):
+        wrong = Summary(certify(LiteLayer("delora", DELORA.formula), "delora", checks=["forward"]))
+    assert float(plain.worst_in("u64")) < 2**8
+    assert wrong.worst_in("u64").startswith("2^5")
+
+
+HEADER = """Title: one line.
+
+y = x
+Identity at init: always.
+Departures: D1, none other.
+Sources: a paper.
+"""
+
+
+def test_doc_gaps_are_found_in_header_docstring_and_readme(tmp_path):
+    complete = parse(HEADER, "here", "A config.\n\n    r: rank.\n    alpha: scale.\n", ["r", "alpha"])
+    readme = tmp_path / "README.md"
+    readme.write_text("| `mine` | `A` |\n")
+    assert (complete.title, complete.equation, complete.sections["Departures"]) == ("Title: one line.", "y = x", "D1, none other.")
+    assert gaps("mine", complete, ["D1"], readme) == []
+    assert gaps("mine", complete, ["D1"], tmp_path / "none.md") == []
+    assert gaps("other", complete, ["D2"], readme) == [
+        "divergence D2 is not in the header",
+        "README's table of variants has no row `other`",
+    ]
+    short = parse(HEADER.replace("Sources", "From"), "here", "A config.\n\n    r: rank.\n", ["r", "alpha"])
+    assert gaps("mine", short, [], readme) == [
+        "the header has no paragraph `Sources:`",
+        "option `alpha` is not in the config's docstring",
+    ]
+
+
+@pytest.mark.parametrize("name", known())
+def test_lites_own_documentation_has_no_gap(name):
+    import importlib
+
+    suite = importlib.import_module(f"conformance.suites.test_{name}").SUITE
+    assert gaps(name, suite.candidate.documentation, [d.id for d in suite.divergences]) == []
+    assert set(suite.candidate.documentation.options) >= {"r", "dropout"}
