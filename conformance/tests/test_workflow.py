@@ -1,0 +1,42 @@
+"""What validators cannot say of the workflow: its matrix is the list of variants, its summary fits."""
+
+import re
+from pathlib import Path
+
+from conformance import run_folder
+from conformance.certificate import Certificate
+from conformance.variants import known
+from conformance.verdict import Measurement, Verdict
+
+WORKFLOW = (Path(__file__).parents[2] / ".github" / "workflows" / "ci.yml").read_text()
+
+
+def test_no_variant_is_written_by_hand():
+    assert not re.search("|".join(rf"\b{name}\b" for name in known()), WORKFLOW)
+    assert "python -m conformance list --json" in WORKFLOW
+    assert "fromJSON(needs.list.outputs.variants)" in WORKFLOW
+
+
+def test_actions_are_pinned_by_commit_and_permissions_are_least():
+    uses = re.findall(r"uses: (\S+)", WORKFLOW)
+    assert uses
+    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in uses)
+    assert re.search(r"^permissions: \{\}$", WORKFLOW, flags=re.MULTILINE)
+    assert set(re.findall(r"^      (\w[\w-]*: (?:read|write))$", WORKFLOW, flags=re.MULTILINE)) == {"contents: read"}
+
+
+def red(number):
+    return Measurement(
+        variant="lora", candidate="lite", reference="peft", version="peft 0", check="forward", verdict=Verdict.FAILS,
+        case=f"Case({number})", case_id=str(number), what="output", got="wrong" * 100, should="right",
+    )  # fmt: skip
+
+
+def test_the_job_summary_has_every_failure_as_long_as_it_fits_into_a_mebibyte(tmp_path):
+    run_folder.write(tmp_path, [Certificate("lora", tuple(red(n) for n in range(10)))])
+    short = run_folder.job_summary(tmp_path)
+    assert short.count("again:") == 10
+    run_folder.write(tmp_path, [Certificate("lora", tuple(red(n) for n in range(5000)))])
+    long = run_folder.job_summary(tmp_path)
+    assert len(long.encode()) < 2**20
+    assert "lora: buggy" in long
