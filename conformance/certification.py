@@ -19,7 +19,8 @@ from refs.case import Case
 from refs.formula import Formula
 from refs.maps import Entry, parse
 from refs.problem import Problem, base
-from refs.subject import Subject, caller, one_thread, seed
+from refs.subject import Subject, caller, seed
+from refs.threads import one_thread
 
 Factory = Callable[[nn.Module, Case], nn.Module]
 

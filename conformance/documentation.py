@@ -53,6 +53,6 @@ def gaps(variant: str, documentation: Documentation, divergences: Sequence[str],
     found = [f"the header has no paragraph `{name}:`" for name in SECTIONS if name not in documentation.sections]
     found += [f"option `{name}` is not in the config's docstring" for name, line in documentation.options.items() if line is None]
     found += [f"divergence {id_} is not in the header" for id_ in divergences if not re.search(rf"\b{id_}\b", documentation.header)]
-    if readme.is_file() and not re.search(rf"^\| `{variant}` \|", readme.read_text(), flags=re.MULTILINE):
+    if readme.is_file() and not re.search(rf"^\| `{variant}` \|", readme.read_text(encoding="utf-8"), flags=re.MULTILINE):
         found.append(f"README's table of variants has no row `{variant}`")
     return found

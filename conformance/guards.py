@@ -16,8 +16,8 @@ def unguarded(case: Case, formula: Formula) -> str | None:
     """Why this case could hide a bug, or None."""
     if case.rank is not None and case.rank < 2:
         return f"rank {case.rank}: at least 2 separates rows from columns"
-    if case.rank and case.alpha is not None and case.alpha / case.rank in (1, case.alpha):
-        return f"alpha/rank = {case.alpha / case.rank:g}: neither 1 nor alpha shows a wrong scale"
+    if formula.scale and case.alpha is not None and formula.scale(case) in (1, case.alpha):
+        return f"the scale is {formula.scale(case):g}: 1 and alpha hide a wrong one"
     if idle := [name for name, _ in case.options if not _option_matters(case, name, formula)]:
         return f"option {', '.join(idle)} changes nothing here"
     return _perturbed_case_is_blind(case, formula) if case.state != "init" else None
@@ -40,7 +40,8 @@ def _option_matters(case: Case, name: str, formula: Formula) -> bool:
     without = Case(**{field: getattr(case, field) for field in case.__slots__} | {"options": tuple(others.items())})
     weight, bias, _ = base(case)
     here, there = start(case, formula, weight), start(without, formula, weight)
-    if any(not here[key].equal(there[key]) for key in here):
+    if here.keys() != there.keys() or any(not here[key].equal(there[key]) for key in here):
         return True
     values = problem(case.but(state="perturbed"), formula).parameters
-    return not formula.adapted(case, weight, bias, values)[0].equal(formula.adapted(without, weight, bias, values)[0])
+    pairs = zip(formula.adapted(case, weight, bias, values), formula.adapted(without, weight, bias, values), strict=True)
+    return any(one is not None and other is not None and not one.equal(other) for one, other in pairs)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from conformance.checks import CHECKS
 from conformance.suite import Divergence, Reference, Suite
 from conformance.terminal import cell_id
 from conformance.trial import Trial
-from conformance.verdict import Measurement, Verdict, rounded_up
-from refs.subject import Implementation, one_thread
+from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
+from refs.subject import Implementation
+from refs.threads import one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Job:
             trial.measured = [m for m in trial.measured if m.case_id == only]
         elif not trial.measured:
             trial.untested("the check made no measurement")
-        return self._with_divergences(trial.measured)
+        return self._with_divergences(trial.measured, whole=only is None)
 
     def _trial(self, only: str | None = None) -> Trial:
         return Trial(suite=self.suite, check=self.check.name, candidate=self.candidate, reference=self.reference, only=only)
@@ -64,9 +66,18 @@ class Job:
                 return f"mapping fails against {reference.name}: {problem}"
         return None
 
-    def _with_divergences(self, measurements: list[Measurement]) -> list[Measurement]:
+    def _with_divergences(self, measurements: list[Measurement], *, whole: bool) -> list[Measurement]:
+        """Apply what is documented of this cell. Its own candidate and the references must show it; others' layers may."""
+        own = self.candidate is self.suite.candidate or self.candidate in self.suite.references
         for divergence in self.suite.divergences:
-            measurements = _verified(divergence, measurements)
+            if (divergence.check, divergence.reference) == (self.check.name, self._trial().column):
+                if own and whole and not any(divergence.covers(m) for m in measurements):
+                    trial = self._trial()
+                    trial.report(
+                        Verdict.FAILS, divergence.id, got="covers no measurement", should="a difference that is there: stale?"
+                    )
+                    measurements = measurements + trial.measured
+                measurements = _verified(divergence, measurements, must_be_there=own)
         return measurements
 
 
@@ -76,16 +87,15 @@ def _mapping_problem(suite: Suite, candidate: Implementation, reference: Referen
     return next((f"{m.what}: {m.got}, should be: {m.should}" for m in cell if m.verdict.is_red), None)
 
 
-def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:
-    """Mark what a divergence explains; a divergence that is not there in its stated size fails as stale."""
+def _verified(divergence: Divergence, measurements: list[Measurement], *, must_be_there: bool) -> list[Measurement]:
+    """Mark what a divergence explains; one that has to be there in its stated size and is not fails as stale."""
     low, high = divergence.size
     seen = []
     for m in measurements:
-        if divergence.covers(m):
-            there = m.verdict is Verdict.FAILS and low <= m.error <= high
-            if there:
+        if divergence.covers(m) and m.verdict is not Verdict.NOT_APPLICABLE:
+            if m.verdict is Verdict.FAILS and low <= m.error <= high and math.isfinite(m.error):
                 m = replace(m, verdict=Verdict.DIVERGES, reason=f"{divergence.id}: {divergence.reason} ({divergence.link})")
-            else:
+            elif must_be_there and m.verdict is not Verdict.ERROR:
                 should = f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"
                 m = replace(m, verdict=Verdict.FAILS, got=m.got or f"off by {rounded_up(m.error)} {m.unit}", should=should)
         seen.append(m)
@@ -95,9 +105,18 @@ def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[M
 def jobs(suite: Suite, candidate: Implementation | None = None) -> Iterator[Job]:
     """Every cell: references among themselves first, then the candidate (the suite's own by default) against each."""
     pairs = [] if candidate else list(itertools.combinations(suite.all_references, 2))
+    if unknown := [d.id for d in suite.divergences if d.check not in CHECKS or d.reference not in _columns(suite)]:
+        raise ValueError(
+            f"{suite.variant}: divergence {', '.join(unknown)} names no cell; checks: {', '.join(CHECKS)}; references: {', '.join(_columns(suite))}"
+        )
     for check in CHECKS.values():
         for truth, other in pairs if check.among_references else ():
             yield Job(suite, check, other, truth)
     for check in CHECKS.values():
         for reference in suite.all_references if check.needs_reference else (None,):
             yield Job(suite, check, candidate or suite.candidate, reference)
+
+
+def _columns(suite: Suite) -> list[str]:
+    names = [reference.name for reference in suite.all_references]
+    return ["itself", *names, *(f"{other}{PAIR}{truth}" for truth, other in itertools.combinations(names, 2))]

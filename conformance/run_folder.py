@@ -19,28 +19,36 @@ PACKAGES = ("torch", "peft", "transformers", "safetensors", "numpy")
 def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     """Replace the folder's content by this run's; raises OSError if it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
-    for old in folder.glob("*.md"):
-        old.unlink()
-    lines = [json.dumps(m.to_dict(), ensure_ascii=False) for certificate in certificates for m in certificate]
-    (folder / MEASUREMENTS).write_text("\n".join(lines) + "\n")
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    if (folder / RUN).is_file():  # an older run's pages, and nothing else that may lie here
+        for old in json.loads((folder / RUN).read_text(encoding="utf-8"))["variants"]:
+            (folder / f"{old}.md").unlink(missing_ok=True)
+    lines = [json.dumps(m.to_dict(), ensure_ascii=False) + "\n" for certificate in certificates for m in certificate]
+    _write(folder / MEASUREMENTS, "".join(lines))
     variants = {c.variant: {"complete": c.complete, "doc_gaps": list(c.doc_gaps)} for c in certificates}
-    (folder / RUN).write_text(json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
+    _write(folder / RUN, json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
     for certificate in certificates:
-        (folder / f"{certificate.variant}.md").write_text(page(certificate))
+        _write(folder / f"{certificate.variant}.md", page(certificate))
 
 
 def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
     """What `write` wrote, and the machine; FileNotFoundError that says how to make it."""
     if not (folder / RUN).is_file():
         raise FileNotFoundError(f"{folder} holds no run; make one with: nox -s conformance")
-    run: dict[str, Any] = json.loads((folder / RUN).read_text())
-    measurements = [Measurement.from_dict(json.loads(line)) for line in (folder / MEASUREMENTS).read_text().splitlines()]
+    run: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    with (folder / MEASUREMENTS).open(encoding="utf-8", newline="\n") as lines:  # only this ends a line: messages may hold others
+        measurements = [Measurement.from_dict(json.loads(line)) for line in lines]
     certificates = [
         Certificate(name, tuple(m for m in measurements if m.variant == name), about["complete"], tuple(about["doc_gaps"]))
         for name, about in run["variants"].items()
     ]
     return certificates, run["machine"]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def job_summary(folder: Path) -> str:

@@ -6,7 +6,8 @@ from refs.case import Case
 from refs.closed_form import sensitivity
 from refs.formula import Formula
 from refs.problem import Problem, problem
-from refs.subject import Implementation, Subject, Trace, one_thread, run
+from refs.subject import Implementation, Subject, Trace, run
+from refs.threads import one_thread
 
 
 def build(implementation: Implementation, case: Case, formula: Formula, numbers: Problem | None = None) -> Subject:

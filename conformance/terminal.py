@@ -32,7 +32,7 @@ def verdict_table(title: str, measurements: Sequence[Measurement]) -> str:
 def _table(
     columns: list[str], measurements: Sequence[Measurement], verdicts: dict[tuple[str, str], Verdict], notes: list[str]
 ) -> Table:
-    table = Table("check", *columns, box=SIMPLE)
+    table = _columns("check", *columns)
     for check in dict.fromkeys(check for check, column in verdicts if column in columns):
         table.add_row(check, *(cell_text(measurements, check, column, verdicts, notes) for column in columns))
     return table
@@ -69,7 +69,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> str:
         grouped[m.case].append(m)
     parts = []
     for case, own in grouped.items():
-        table = Table("what", "verdict", "error", "bound", "unit", "remark", box=SIMPLE)
+        table = _columns("what", "verdict", "error", "bound", "unit", "remark")
         for m in own:
             numbers = [rounded_up(m.error), f"{m.bound:.2g}", m.unit] if m.unit else ["", "", ""]
             remark = f"got {m.got}, should be {m.should}" if m.verdict.is_red else m.reason
@@ -90,7 +90,7 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
     first = next(iter(red.values()))[0]
     parts = [f"{first.variant}: {first.check} of {first.candidate} against {first.reference.split(PAIR)[-1]}"]
     for case, failing in list(red.items())[:most]:
-        table = Table("what", "got", "should be", box=SIMPLE)
+        table = _columns("what", "got", "should be")
         for m in failing:
             table.add_row(m.what, m.got or m.verdict, m.should)
         parts += [case, rendered(table), f"again: {reproduce(failing[0])}\n"]
@@ -110,11 +110,22 @@ def reproduce(m: Measurement) -> str:
 
 def cell_id(reference: str, check: str) -> str:
     """A cell's name, fit for `pytest -k`."""
-    return f"{reference}-{check}".replace(PAIR, "~").replace(" ", "_")
+    return f"{reference}-{check}".replace(PAIR, "_vs_").replace(" ", "_")
+
+
+def _columns(*titles: str) -> Table:
+    table = Table(box=SIMPLE)
+    for title in titles:
+        table.add_column(title, overflow="fold")  # long words are wrapped, nothing is cut
+    return table
 
 
 def rendered(table: Table) -> str:
     """A table as plain text."""
     text = io.StringIO()
-    Console(file=text, width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False).print(table)
+    console = Console(
+        file=text, width=WIDTH, color_system=None, markup=False, highlight=False, emoji=False,
+        force_terminal=False, force_jupyter=False, _environ={},
+    )  # fmt: skip
+    console.print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -109,5 +109,8 @@ def rounded_up(value: float) -> str:
     """A number as text, rounded up to a power of two, so that the same machine gives the same text."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    exponent = math.ceil(math.log2(abs(value)))
-    return f"{2.0**exponent:g}" if -4 <= exponent <= 20 else f"2^{exponent}"
+    mantissa, exponent = math.frexp(abs(value))  # value = mantissa · 2^exponent, mantissa in [½, 1)
+    exponent -= mantissa == 0.5
+    if -4 <= exponent <= 20:
+        return str(2**exponent)
+    return f"2^{exponent}"

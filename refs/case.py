@@ -52,8 +52,11 @@ class Case:
             call = ast.parse(text, mode="eval").body
             if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Case" or call.args:
                 raise ValueError("not a call of Case with keywords")
-            return cls(**{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
-        except (SyntaxError, TypeError, ValueError) as error:
+            values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            if len(values) < len(call.keywords):
+                raise ValueError("a field is given twice")
+            return cls(**values)
+        except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"{text!r} is no case: {error}") from error
 
     def option(self, name: str, default: Any) -> Any:
@@ -71,7 +74,7 @@ class Case:
         parts = [
             f"{self.d_in}x{self.d_out}" if not self.weight.startswith("minilm") else self.weight.replace("minilm:", "minilm."),
             f"r{self.rank}" if self.rank else "",
-            f"alpha{self.alpha:g}" if self.alpha else "",
+            f"alpha{str(self.alpha).removesuffix('.0')}" if self.alpha else "",
             "" if self.bias else "nobias",
             "" if self.layer == "linear" else self.layer,
             "" if self.call == "positional" else self.call,

@@ -37,6 +37,7 @@ FORMULA = Formula(
     init=init,
     adapted=adapted,
     moved=moved,
+    scale=lora.scale,
 )
 
 

@@ -52,6 +52,7 @@ class Formula:
     moved: (case, start, noise, strength) → the trainables away from their start; `strength` is what the harness turns
         until the adapter changes the output by 0.3 of its norm.
     states: more states of the trainables by name, (case, perturbed) → trainables: the variant's own kinks and clamps.
+    scale: the factor that alpha stands for, if the method has one.
     identity: whether the adapted layer at init is the base layer bit for bit.
     """
 
@@ -63,6 +64,7 @@ class Formula:
     moved: Callable[[Case, Tensors, Tensors, float], Tensors]
     states: Mapping[str, Callable[[Case, Tensors], Tensors]] = field(default_factory=dict)
     identity: bool = True
+    scale: Callable[[Case], float] | None = None
 
     def shapes(self, case: Case, weight: Tensor) -> dict[str, tuple[int, ...]]:
         """Canonical shapes of trainables and frozen tensors."""

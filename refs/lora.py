@@ -55,6 +55,7 @@ FORMULA = Formula(
     init=init,
     adapted=adapted,
     moved=moved,
+    scale=scale,
 )
 
 WORDS: dict[str, Any] = {

@@ -4,11 +4,14 @@ Notation, per canonical name: the foreign name, or a mapping with `name` and any
 `transpose` (bool), `shape` (the foreign shape), `sign` (±1) and `scale` (a number): foreign = scale · sign · reshape(transpose(canonical)).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+DEFAULTS: dict[str, Any] = {"transpose": False, "shape": None, "sign": 1, "scale": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Entry:
     def _unshape(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         turned = shape[::-1] if self.transpose else shape
         expected = turned if self.shape is None else self.shape
-        if tuple(foreign.shape) != expected:
+        if tuple(foreign.shape) != expected or math.prod(expected) != math.prod(shape):
             raise ValueError(f"{self.name} has shape {tuple(foreign.shape)}, should be {expected} for canonical {shape}")
         flat = foreign.reshape(turned)
         return flat.T if self.transpose else flat
@@ -55,8 +58,15 @@ def _entry(canonical: str, spec: Any) -> Entry:
         raise ValueError(
             f"map entry {canonical}: {spec!r} should be a name, or a mapping with name and any of transpose, shape, sign, scale"
         )
-    factor = float(spec.get("sign", 1)) * float(spec.get("scale", 1))
-    if factor == 0:
+    transpose, shape, sign, scale = (spec.get(key, default) for key, default in DEFAULTS.items())
+    if not isinstance(transpose, bool):
+        raise ValueError(f"map entry {canonical}: transpose should be True or False, got {transpose!r}")
+    if shape is not None and not (isinstance(shape, tuple | list) and all(type(size) is int for size in shape)):
+        raise ValueError(f"map entry {canonical}: shape should be a sequence of integers, got {shape!r}")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in (sign, scale)):
+        raise ValueError(f"map entry {canonical}: sign and scale should be finite numbers, got {sign!r} and {scale!r}")
+    if sign * scale == 0:
         raise ValueError(f"map entry {canonical}: {spec!r} multiplies by zero")
-    shape = spec.get("shape")
-    return Entry(spec["name"], bool(spec.get("transpose", False)), None if shape is None else tuple(shape), factor)
+    if abs(sign) != 1:
+        raise ValueError(f"map entry {canonical}: sign should be 1 or -1, got {sign!r}; other factors are a scale")
+    return Entry(spec["name"], transpose, None if shape is None else tuple(shape), float(sign * scale))

@@ -29,9 +29,9 @@ def spectrum(*key: object, d_out: int, d_in: int, values: Tensor) -> Tensor:
     k = len(values)
     core = torch.zeros(d_out, d_in, dtype=torch.float64)
     core[range(k), range(k)] = values
-    for _ in range(2):  # rows, then columns
+    for side in ("rows", "columns"):
         for i in range(k):
-            v = normal(*key, core.shape[0], i, shape=(core.shape[0],))
+            v = normal(*key, side, i, shape=(core.shape[0],))
             core = core - torch.outer(v, v @ core) * (2 / (v @ v))
         core = core.T.contiguous()
     return core

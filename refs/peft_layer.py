@@ -77,8 +77,10 @@ class PeftLayer:
             if name not in self.words:
                 raise ValueError(f"{self.version}: no word for {name}={value!r}; known: {', '.join(self.words)}")
             word = self.words[name]
-            key, translated = (word, value) if isinstance(word, str) else (word[0], word[1][value])
-            arguments[key] = translated
+            key, values = (word, {value: value}) if isinstance(word, str) else word
+            if value not in values:
+                raise ValueError(f"{self.version}: no word for {name}={value!r}; known values: {', '.join(map(repr, values))}")
+            arguments[key] = values[value]
         return arguments
 
 

@@ -13,6 +13,7 @@ from refs import minilm
 from refs.case import Case
 from refs.formula import Exactly, Formula, Normal, Tensors, Uniform
 from refs.numbers import normal, spectrum, uniform
+from refs.threads import one_thread
 
 EFFECT = 0.3  # how far the perturbed adapter moves the output, relative to its norm
 
@@ -44,7 +45,7 @@ def base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
         module, seen = minilm.model().get_submodule(name), minilm.activations(name)
         assert isinstance(module, torch.nn.Linear)
         weight, bias = module.weight.detach().double(), module.bias.detach().double() if case.bias else None
-        x = seen[: case.batch[0], : case.batch[1]].double()
+        x = seen[tuple(map(slice, case.batch[:2]))].double()
         if (case.d_out, case.d_in) != weight.shape or (*case.batch, case.d_in) != x.shape:
             raise ValueError(f"{name} is {tuple(weight.shape)} with input {tuple(seen.shape)}; the case says {case!r}")
     else:
@@ -132,4 +133,5 @@ def _problem(case: Case, formula: Formula) -> Problem:
 
 def problem(case: Case, formula: Formula) -> Problem:
     """The numbers of a case. They do not depend on how it is run: mode, layer kind, call and adapter dtype."""
-    return _problem(case.but(mode="train", layer="linear", call="positional", adapter_dtype=None), formula)
+    with one_thread():
+        return _problem(case.but(mode="train", layer="linear", call="positional", adapter_dtype=None), formula)

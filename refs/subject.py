@@ -1,7 +1,6 @@
 """A subject: an adapter on one base layer, built for a case, its tensors under canonical names."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from refs.case import Case
 from refs.formula import Tensors
 from refs.maps import Entry
 from refs.problem import Problem
+from refs.threads import one_thread
 
 Trace = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,17 +90,6 @@ class Implementation(Hashable, Protocol):
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """A subject at its own init, seeded with `case.seed` immediately before it."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs use one torch thread, so that sums are taken in one order whatever `-n` says."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def seed(case: Case) -> None:

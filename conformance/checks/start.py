@@ -10,9 +10,11 @@ from conformance.check import check
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
+from refs.bases import base_layer
 from refs.case import Case
 from refs.formula import Exactly, Init, Normal, Uniform
 from refs.problem import problem
+from refs.threads import one_thread
 
 KOLMOGOROV = 3.3  # √n times the distance of two distributions exceeds this once in a billion
 LOWER = ("float32", "bfloat16", "float16")
@@ -119,9 +121,6 @@ def identity(trial: Trial) -> None:
 
 def base_output(case: Case, trial: Trial) -> Tensor:
     """What the base layer alone gives."""
-    from refs.bases import base_layer
-    from refs.subject import one_thread
-
     numbers = problem(case, trial.formula)
     layer = base_layer(case, numbers.weight, numbers.bias)
     with torch.no_grad(), one_thread():

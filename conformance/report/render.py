@@ -11,7 +11,7 @@ from conformance.report import audit, badges, history, plot
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.variants import known
-from refs.subject import one_thread
+from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
 VERDICTS, HISTORY = "verdicts.json", "history.md"
@@ -26,9 +26,9 @@ def render(run: Path, root: Path) -> list[Path]:
     """
     summaries, machine = _full(run)
     reports, readme = root / "reports", root / "README.md"
-    pages = {readme: _with_table(readme.read_text(), summaries)}
+    pages = {readme: _with_table(readme.read_text(encoding="utf-8"), summaries)}
     past = reports / HISTORY
-    pages[past] = history.continued(past.read_text() if past.exists() else "", summaries)
+    pages[past] = history.continued(past.read_text(encoding="utf-8") if past.exists() else "", summaries)
     pages[reports / "README.md"] = _index(summaries, pages[past], machine)
     pages[reports / VERDICTS] = _verdicts(summaries)
     for summary in summaries:
@@ -40,7 +40,7 @@ def render(run: Path, root: Path) -> list[Path]:
         pages[reports / "badges" / f"{summary.variant}.svg"] = badges.svg(summary)
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8", newline="\n")
     return list(pages)
 
 
@@ -68,7 +68,7 @@ def check(run: Path, root: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _changes(key: str, before: object, now: object) -> list[str]:

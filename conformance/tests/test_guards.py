@@ -41,8 +41,8 @@ def test_they_are_guarded_however_the_checks_change_them(variant, changes):
     [
         ({"rank": 1, "alpha": 6.0}, "rank 1: at least 2 separates rows from columns"),
         ({"rank": 1, "alpha": None}, "rank 1: at least 2 separates rows from columns"),
-        ({"rank": 4, "alpha": 4.0}, "alpha/rank = 1: neither 1 nor alpha shows a wrong scale"),
-        ({"rank": 2, "alpha": 2}, "alpha/rank = 1: neither 1 nor alpha shows a wrong scale"),
+        ({"rank": 4, "alpha": 4.0}, "the scale is 1: 1 and alpha hide a wrong one"),
+        ({"rank": 2, "alpha": 2}, "the scale is 1: 1 and alpha hide a wrong one"),
         ({"options": {"dropout": 0.0}}, "option dropout changes nothing here"),
         ({"options": {"rslora": False}}, "option rslora changes nothing here"),
         ({"options": {"init": "kaiming"}}, "option init changes nothing here"),
@@ -126,4 +126,4 @@ def test_a_case_without_guards_is_untested_not_measured():
     cell: Job = next(job for job in jobs(blind) if job.id == "closed_form-forward")
     found = cell.measure()
     assert {m.verdict for m in found} == {"untested"}
-    assert {m.reason for m in found} == {"the case has no guards: alpha/rank = 1: neither 1 nor alpha shows a wrong scale"}
+    assert {m.reason for m in found} == {"the case has no guards: the scale is 1: 1 and alpha hide a wrong one"}

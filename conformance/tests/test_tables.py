@@ -216,6 +216,8 @@ TERMINALS = [
 
 @pytest.mark.parametrize("terminal", TERMINALS, ids=repr)
 def test_tables_are_the_same_in_every_terminal(monkeypatch, terminal):
+    for name in ("COLUMNS", "LINES", "TERM", "COLORTERM", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
     wide = [measured("fails", what="output", got="a b " * 15, should="c d " * 15)]
     expected = verdict_table("lora", GOOD), failure_table(wide)
     for name, value in terminal.items():

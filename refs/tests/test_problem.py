@@ -24,6 +24,15 @@ CASE = Case(d_in=24, d_out=16, rank=4, alpha=6.0, batch=(2, 5))
 QUERY = "minilm:encoder.layer.3.attention.self.query"
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """One thread, so that sums are taken in one order; a function to ask for another number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def tensors(numbers):
     named = {"x": numbers.x, "weight": numbers.weight, "cotangent": numbers.cotangent} | numbers.parameters
     return named if numbers.bias is None else named | {"bias": numbers.bias}
@@ -103,6 +112,15 @@ def test_a_seed_changes_every_tensor():
     one, other = problem(CASE, delora.FORMULA), problem(CASE.but(seed=1), delora.FORMULA)
     for name, value in tensors(one).items():
         assert not value.equal(tensors(other)[name]), name
+
+
+@pytest.mark.parametrize(("formula", "case"), SMALL, ids=SUITES)
+def test_the_number_of_threads_changes_no_number(threads, formula, case):
+    made = []
+    for number in (1, 2):
+        threads(number)
+        made.append(problem(case, dataclasses.replace(formula)))  # another formula, as problems are cached
+    assert_same(*made)
 
 
 def test_at_init_the_parameters_are_the_start_and_the_cotangent_is_random_alone():

@@ -9,7 +9,8 @@ from refs.case import Case
 from refs.closed_form import ClosedForm
 from refs.maps import Entry
 from refs.problem import problem
-from refs.subject import Subject, one_thread, run
+from refs.subject import Subject, run
+from refs.threads import one_thread
 
 CASE = Case(d_in=5, d_out=3, rank=2, alpha=3.0, batch=(2, 2))
 NUMBERS = problem(CASE, lora.FORMULA)
