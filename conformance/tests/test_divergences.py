@@ -153,6 +153,13 @@ def test_the_bounds_of_the_size_belong_to_it(bug):
         assert "diverges" in {m.verdict for m in forward(divergence(size=size), reference="closed form")}
 
 
+def test_a_divergence_between_references_is_asked_of_them():
+    suite = dataclasses.replace(TINY, divergences=(divergence(reference="peft – closed form"),))
+    found = {job.id: worst(job.measure()) for job in jobs(suite) if job.check.name == "forward"}
+    assert found.pop("peft_vs_closed_form-forward") == "fails"
+    assert set(found.values()) <= {"identical", "equivalent"}
+
+
 # What a check may report, without running any layer.
 
 

@@ -98,6 +98,12 @@ def test_a_scale_of_one_by_rslora_is_reported():
     assert unguarded(CASE.but(rank=4, alpha=2.0, options={"rslora": True}), lora.FORMULA) is not None
 
 
+def test_a_scale_of_one_by_default_is_reported():
+    """A case that leaves alpha out has lora's default of 8: at rank 8 the scale is 1."""
+    assert unguarded(CASE.but(rank=3, alpha=None), lora.FORMULA) is None
+    assert unguarded(CASE.but(rank=8, alpha=None), lora.FORMULA) is not None
+
+
 def test_an_option_that_changes_only_the_bias_matters():
     def adapted(case, weight, bias, p):
         return lora.adapted(case, weight, bias + 1.0 if case.option("lift", False) else bias, p)

@@ -284,6 +284,11 @@ def test_distance_neither_overflows_nor_underflows():
         assert same_function(1.5 * truth, truth, n=1, kappa=1.0).verdict == "fails", size
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-100, 1e-300, 5e-324])
+def test_distance_from_zero_is_infinite_however_small_the_value(size):
+    assert distance(torch.tensor([size, size], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)) == math.inf
+
+
 def test_units_and_words():
     assert [unit_roundoff(d) for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16)] == [
         2.0**-53, 2.0**-24, 2.0**-11, 2.0**-8,

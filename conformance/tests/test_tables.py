@@ -308,6 +308,14 @@ def test_a_folder_without_a_run_is_refused_with_the_way_to_make_one(tmp_path):
         run_folder.read(tmp_path)
 
 
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"mine": 1}'], ids=repr)
+def test_what_an_interrupted_run_or_somebody_else_left_does_not_break_the_next(tmp_path, left):
+    (tmp_path / "run.json").write_text(left)
+    written = certificates(*GOOD)
+    run_folder.write(tmp_path, written)
+    assert run_folder.read(tmp_path)[0] == written
+
+
 def test_the_folder_is_ignored_by_git(tmp_path):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     run_folder.write(tmp_path / ".conformance", certificates(*GOOD))

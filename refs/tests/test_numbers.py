@@ -24,6 +24,18 @@ def test_recorded_values():
     assert signs("pin", 1, shape=(8,)).tolist() == SIGNS
 
 
+def test_a_recorded_matrix():
+    expected = [[-0.41087221283898834, -0.911701062967675], [1.8206370790543862, -0.8278078417559922]]
+    found = spectrum("pin", d_out=2, d_in=2, values=torch.tensor([2.0, 1.0], dtype=torch.float64))
+    assert (found - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (100,), (24, 16), (1000, 37), (2, 3, 24)])
+def test_a_normal_number_is_a_sum_in_a_fixed_order(shape):
+    a, b, c, d = uniform("order", shape=(4, *shape))
+    assert normal("order", shape=shape).equal((((a + b) + c) + d - 2) * 3**0.5)
+
+
 @pytest.mark.parametrize("draw", [uniform, normal, signs])
 def test_dtype_and_shape(draw):
     for shape in [(), (1,), (0, 3), (2, 3), (2, 3, 4)]:
