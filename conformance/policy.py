@@ -51,9 +51,10 @@ def distance(value: Tensor, truth: Tensor, order: float = 2.0) -> float:
     largest = truth.abs().max() if truth.numel() else truth.new_ones(())
     if largest > 0:  # squares of very small or large numbers would underflow or overflow
         value, truth = value / largest, truth / largest
+    if torch.equal(value, truth):
+        return 0.0
     gap = float(torch.linalg.vector_norm(value - truth, order))
-    size = float(torch.linalg.vector_norm(truth, order))
-    return 0.0 if gap == 0 else gap / size if size > 0 else math.inf
+    return gap / float(torch.linalg.vector_norm(truth, order)) if largest > 0 else math.inf
 
 
 def describe(tensor: Tensor) -> str:

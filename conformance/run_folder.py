@@ -1,5 +1,6 @@
 """The ignored folder of a run: its measurements, one JSON object a line, what they were made with, and a page per variant."""
 
+import contextlib
 import json
 import os
 import platform
@@ -22,7 +23,8 @@ def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     ignore = folder / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n")
-    if (folder / RUN).is_file():  # an older run's pages, and nothing else that may lie here
+    # An older run's pages, and nothing else that may lie here; its record may be damaged.
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         for old in json.loads((folder / RUN).read_text(encoding="utf-8"))["variants"]:
             (folder / f"{old}.md").unlink(missing_ok=True)
     lines = [json.dumps(m.to_dict(), ensure_ascii=False) + "\n" for certificate in certificates for m in certificate]

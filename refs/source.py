@@ -13,7 +13,7 @@ def location(code: Callable[..., Any]) -> str:
     """File, relative to its package, and lines of a function: "tuners/delora/layer.py:223–262"; its module if no file has it."""
     plain = inspect.unwrap(code)
     if not Path(inspect.getfile(plain)).is_file():
-        return plain.__module__
+        return str(plain.__module__)
     package = sys.modules[plain.__module__.partition(".")[0]]
     lines, first = inspect.getsourcelines(plain)
     root = Path(str(package.__file__)).parent
