@@ -32,7 +32,7 @@ def base_layer(case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
     layer: Any
     match case.layer:
         case "linear":
-            layer = nn.Linear(case.d_in, case.d_out, bias=case.bias)
+            layer = nn.Linear(case.d_in, case.d_out, bias=case.bias, device="meta")  # no init that nobody needs
         case "conv1d":
             layer, weight = Conv1D(case.d_out, case.d_in), weight.T
             if not case.bias:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,12 +87,17 @@ def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
     return values
 
 
-def _perturbed(case: Case, at_start: Tensors, formula: Formula, effect: Callable[[Tensors], float]) -> Tensors:
-    """Every trainable moved, so far that the output moves by `EFFECT`: the strength is doubled, then bisected."""
+@functools.lru_cache(maxsize=256)
+def _perturbed(case: Case, formula: Formula) -> Tensors:
+    """Every trainable moved, so far that the output moves by `EFFECT`: the strength is raised, then bisected."""
+    weight, bias, x = base(case)
+    plain = linear(x, weight, bias)
+    at_start = start(case, formula, weight)
     noise = {name: normal(case.seed, "noise", name, shape=tuple(value.shape)) for name, value in at_start.items()}
 
     def reaches(strength: float) -> bool:
-        return effect(formula.moved(case, at_start, noise, strength)) >= EFFECT
+        adapted, shifted = formula.adapted(case, weight, bias, formula.moved(case, at_start, noise, strength))
+        return bool((linear(x, adapted, shifted) - plain).norm() >= EFFECT * plain.norm())
 
     low, high = 0.0, 2.0**-8
     while not reaches(high) and high < 2.0**20:
@@ -104,25 +108,24 @@ def _perturbed(case: Case, at_start: Tensors, formula: Formula, effect: Callable
     return formula.moved(case, at_start, noise, high)
 
 
+def _parameters(case: Case, formula: Formula, weight: Tensor) -> Tensors:
+    """The trainables in the case's state, before they are rounded to its dtype."""
+    if case.state == "init":
+        return start(case, formula, weight)
+    moved = _perturbed(case.but(dtype="float64", state="perturbed"), formula)  # once for all dtypes
+    if case.state == "perturbed":
+        return moved
+    if case.state not in formula.states:
+        raise ValueError(f"unknown state {case.state!r}; known: {', '.join(['init', 'perturbed', *formula.states])}")
+    return formula.states[case.state](case, moved)
+
+
 @functools.lru_cache(maxsize=1024)
 def _problem(case: Case, formula: Formula) -> Problem:
     weight, bias, x = base(case)
+    parameters = {name: rounded(value, case) for name, value in _parameters(case, formula, weight).items()}
     plain = linear(x, weight, bias)
-
-    def move(parameters: Tensors) -> Tensor:
-        """What the adapter adds to the output."""
-        adapted, shifted = formula.adapted(case, weight, bias, parameters)
-        return linear(x, adapted, shifted) - plain
-
-    parameters = start(case, formula, weight)
-    if case.state != "init":
-        parameters = _perturbed(case, parameters, formula, lambda moved: float(move(moved).norm() / plain.norm()))
-    if case.state not in ("init", "perturbed"):
-        if case.state not in formula.states:
-            raise ValueError(f"unknown state {case.state!r}; known: init, perturbed, {', '.join(formula.states)}")
-        parameters = formula.states[case.state](case, parameters)
-    parameters = {name: rounded(value, case) for name, value in parameters.items()}
-    contribution = move(parameters)
+    contribution = linear(x, *formula.adapted(case, weight, bias, parameters)) - plain
     effect = float(contribution.norm() / plain.norm())
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
     cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))

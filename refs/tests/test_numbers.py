@@ -11,7 +11,7 @@ from refs.numbers import normal, signs, spectrum, uniform
 # Recorded once. Another value here means that every recorded trace and every printed error belongs to other numbers.
 UNIFORM = ["0x1.2b3fd3c4ad6a6p-2", "0x1.19e10b6f27b74p-2", "0x1.48262a8812a30p-5"]
 NORMAL = ["-0x1.bb6dc0711560fp-1", "0x1.130feeef87262p-1", "-0x1.adefa19282313p-2"]
-SIGNS = [-1, -1, -1, -1, 1, 1, 1, 1]
+SIGNS = [-1, 1, 1, 1, -1, 1, -1, -1]
 
 
 def hexed(tensor):
