@@ -66,7 +66,7 @@ def lint(session: nox.Session) -> None:
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
     python(session, "-m", "mypy")
-    python(session, "-m", "zizmor", "--offline", "--quiet", ".github/workflows")
+    session.run(str(PYTHON.with_name("zizmor")), "--offline", "--quiet", ".github/workflows", external=True)  # no module to run
     python(session, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
 
 
