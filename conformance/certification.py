@@ -96,7 +96,7 @@ def certify(
     *,
     reset: Callable[[Any, Case], Any] | None = None,
     input_name: str | None = None,
-    checks: Sequence[str] | None = None,
+    checks: Sequence[str] | str | None = None,
     case: str | None = None,
 ) -> Certificate:
     """Run a variant's checks on somebody else's layer and return the measurements.
@@ -117,13 +117,19 @@ def certify(
     that is none. Whatever the factory itself raises becomes a measurement with the verdict `error`.
     """
     check_known([variant])
+    checks = [checks] if isinstance(checks, str) else checks
     suite: Suite = importlib.import_module(f"conformance.suites.test_{variant}").SUITE
     candidate = _candidate(factory, suite, map, reset, input_name)
+    if checks is not None and not checks:
+        raise ValueError("checks is empty: name some, or leave it out for all")
     planned = [job for job in jobs(suite, candidate) if checks is None or job.check.name in checks]
     if unknown := set(checks or ()) - {job.check.name for job in planned}:
         known = dict.fromkeys(job.check.name for job in jobs(suite, candidate))
         raise ValueError(f"unknown check {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-    return Certificate(variant, tuple(m for job in planned for m in job.measure(case)), complete=checks is None and case is None)
+    measurements = tuple(m for job in planned for m in job.measure(case))
+    if not measurements:
+        raise ValueError(f"no check has a case {case!r}; the grid has {', '.join(known_case.id for known_case in suite.cases)}")
+    return Certificate(variant, measurements, complete=checks is None and case is None)
 
 
 def _candidate(

@@ -142,6 +142,7 @@ def grid(*, alpha: bool, options: Iterable[Mapping[str, Any]] = ()) -> tuple[Cas
         case(12, 20, 2, 5.0, layer="conv1d", batch=(3, 2), weight="deficient"),
         case(20, 12, 5, 2.0, layer="other", call="keyword", batch=(2, 3, 2), weight="gap"),
         case(16, 16, 3, 4.0, call="keyword", batch=(9,)),
+        case(40, 36, 20, 50.0, batch=(6,)),
         *(plain.but(options=given) for given in options),
         case(384, 384, 8, 12.0, batch=(3, 10), weight="minilm:encoder.layer.3.attention.self.query"),
         case(1536, 384, 6, 9.0, batch=(3, 7), weight="minilm:encoder.layer.3.output.dense"),

@@ -108,7 +108,9 @@ class Trial:
                 self.untested(reason, case)
             elif self.reference and (reason := self.reference.refuses(case)):
                 self.not_applicable(reason, case)
-            elif reason := self.candidate.refuses(case):
+            elif (reason := self.candidate.refuses(case)) and _is_plain(case):
+                self.untested(f"{self.candidate.name} refuses a plain case: {reason}", case)
+            elif reason:
                 # Among references a refusal is a fact about upstream; the candidate's own is no evidence for it.
                 self.not_applicable(reason, case, evidence=self._among_references)
             elif guarded and (reason := unguarded(case, self.formula)):
@@ -117,6 +119,11 @@ class Trial:
                 self.at = case
                 yield case
         self.at = None
+
+
+def _is_plain(case: Case) -> bool:
+    """Whether refusing it means to refuse the method: another size or bias, no option, no special layer or call."""
+    return case.layer == "linear" and case.call == "positional" and not case.options and case.adapter_dtype is None
 
 
 def scratch() -> TemporaryDirectory[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lite.config import ARITHMETIC, Config
 
@@ -64,13 +65,13 @@ def as_layer(name: str, module: nn.Module) -> Layer | None:
 def linear_layers(model: nn.Module) -> Iterator[Layer]:
     """Every linear-like module of the model, in its order.
 
-    Left out: wrappers around another linear-like module, and the projection inside `nn.MultiheadAttention`, which reads
-    the weight without calling the module, so that a hook there would never run.
+    Left out: wrappers around another linear-like module; parametrized ones, whose weight may change when it is read; and
+    the projection inside `nn.MultiheadAttention`, which is never called, so that a hook there would never run.
     """
     uncalled = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
-        layer = as_layer(name, module)
-        wraps = any(as_layer("", inner) for inner in module.modules() if inner is not module)
+        layer = None if is_parametrized(module) else as_layer(name, module)
+        wraps = layer and any(as_layer("", inner) for inner in module.modules() if inner is not module)
         if layer and not wraps and id(module) not in uncalled:
             yield layer
 

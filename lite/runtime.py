@@ -48,6 +48,8 @@ class Adapter:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """The forward hook."""
+        if not isinstance(y, Tensor):
+            raise TypeError(f"{self.layer.name}: the base layer should return a tensor, it returned {type(y).__name__}; exclude it")
         tensors = self.live()
         x = args[0] if args else kwargs[self.layer.input_name]
         dtype = next(iter(tensors.values())).dtype
@@ -75,7 +77,9 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     Raises TypeError for something that is no config, ValueError for a config that matches nothing, overlaps another
     or does not fit a layer, RuntimeError if adapters are attached already. The model is then as it was.
     """
-    configs = [config] if isinstance(config, Config) else list(config)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
+    configs = [config] if not isinstance(config, Iterable) or isinstance(config, str) else list(config)
     adapters = plan(model, configs)
     if calibration_data is not None:
         names = ", ".join(sorted({adapter.variant.name for adapter in adapters}))
@@ -131,6 +135,8 @@ def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
 def _check_fits(adapter: Adapter) -> None:
     layer, variant = adapter.layer, adapter.variant
     where = f"{variant.name} on {layer.name or 'the model itself'}"
+    if layer.weight.is_complex():
+        raise ValueError(f"{where}: the weight is {layer.weight.dtype!s}, adapters are real; exclude the layer")
     if variant.reads_weight and not layer.is_dense:
         raise ValueError(
             f"{where}: the method reads the weight as a dense floating-point ({layer.d_out}, {layer.d_in}) matrix, "

@@ -68,6 +68,11 @@ def clamped(case: Case, perturbed: Tensors) -> Tensors:
     return perturbed | {"lora_A": A, "lora_B": B}
 
 
+def negative(case: Case, perturbed: Tensors) -> Tensors:
+    """λ below zero: nothing keeps it positive in training."""
+    return perturbed | {"lora_lambda": -perturbed["lora_lambda"]}
+
+
 FORMULA = Formula(
     equation="W′ = W + (λ/r)·B Ξ A ∘ n,  Ξ_i = 1/(‖a_i‖·‖b_i‖),  n_j = ‖W[:, j]‖₂",
     source="arXiv:2503.18225, ΔW = (λ‖W‖/r)·BΞA, norms clamped at 1e-4",
@@ -75,7 +80,7 @@ FORMULA = Formula(
     frozen=frozen,
     adapted=adapted,
     moved=moved,
-    states={"clamped": clamped},
+    states={"clamped": clamped, "negative": negative},
 )
 
 

@@ -31,12 +31,20 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
     return lora.moved(case, start, noise, strength) | {"lora_m": m}
 
 
+def negative(case: Case, perturbed: Tensors) -> Tensors:
+    """Every other magnitude below zero: nothing keeps it positive in training."""
+    m = perturbed["lora_m"].clone()
+    m[::2] *= -1
+    return perturbed | {"lora_m": m}
+
+
 FORMULA = Formula(
     equation="W′ = (m/n) ∘ V,  V = W + s·B A,  n_i = ‖V_i‖₂ per output row, a constant for the gradient (§4.3)",
     source="arXiv:2402.09353 eq. 5 and §4.3",
     init=init,
     adapted=adapted,
     moved=moved,
+    states={"negative": negative},
     scale=lora.scale,
 )
 

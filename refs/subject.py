@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from refs.case import Case
+from refs.case import Case, as_dtype
 from refs.formula import Tensors
 from refs.maps import Entry
 from refs.problem import Problem
@@ -101,8 +101,8 @@ def seed(case: Case) -> None:
 
 
 def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None = None) -> Trace:
-    """Run once. In train mode: output, grad.x and grad.NAME for every trainable of the case, in canonical orientation;
-    in eval mode the output alone (a layer may have merged its weights there).
+    """Run once: output, grad.x and, in train mode, grad.NAME for every trainable of the case, in canonical orientation and
+    the adapter's dtype. Not in eval mode, where a layer may have merged its weights.
 
     values: trainables to copy in first; None leaves the subject's own. Dropout is seeded with `case.seed`.
     The trace owns its tensors. A trainable that the output does not depend on gets a gradient of zeros.
@@ -110,18 +110,20 @@ def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None =
     if values is not None:
         subject.write(values)
     subject.module.train(case.mode == "train")
-    names = list(problem.parameters)
+    names = list(problem.parameters) if case.mode == "train" else []
     live = [subject[name] for name in names]
     x = problem.x.to(case.device, case.torch_dtype, copy=True).requires_grad_()
     with one_thread():
         seed(case)
         output = subject.call(x)
         trace: Trace = {"output": output.detach().clone()}
-        if case.mode == "eval" or output.shape != problem.cotangent.shape:  # a wrong shape is the check's to report
+        if output.shape != problem.cotangent.shape:  # the check's to report
             return trace
         cotangent = problem.cotangent.to(output.device, output.dtype)
         gradients = torch.autograd.grad(output, [x, *live], cotangent, allow_unused=True)
     for name, tensor, gradient in zip(["x", *names], [x, *live], gradients, strict=True):
         value = torch.zeros_like(tensor) if gradient is None else gradient.detach().clone()
-        trace[f"grad.{name}"] = value if name == "x" else subject.map[name].gradient_out(value, subject.shapes[name])
+        if name != "x":
+            value = subject.map[name].gradient_out(value, subject.shapes[name]).to(as_dtype(case.adapter_dtype or case.dtype))
+        trace[f"grad.{name}"] = value
     return trace

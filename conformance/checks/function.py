@@ -1,8 +1,7 @@
 """What the layer computes: its output and every gradient."""
 
+import itertools
 from collections.abc import Iterable, Iterator
-
-import torch
 
 from conformance import policy, runs
 from conformance.check import check
@@ -11,9 +10,9 @@ from conformance.trial import Trial
 from conformance.verdict import Verdict
 from refs.case import Case
 from refs.problem import problem
-from refs.subject import Trace, run
+from refs.subject import run
 
-DROPOUT = 0.3
+DROPOUTS = (0.3, 0.6)  # in turn: one alone could be a constant
 LOWER = (("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", "float32"))
 
 
@@ -31,8 +30,9 @@ def forward(trial: Trial) -> None:
 
 @check(needs_reference=True, among_references=True)
 def gradients(trial: Trial) -> None:
-    """The gradient of the input and of every parameter is the reference's in float64, at init, perturbed and at the kinks."""
+    """The gradient of the input and of every parameter is the reference's in float64, at init, perturbed and at the kinks; the input's in eval mode, too."""
     compare(trial, _states(trial), outputs=False)
+    compare(trial, (case.but(mode="eval") for case in trial.suite.cases), outputs=False)
 
 
 @check(needs_reference=True)
@@ -41,7 +41,7 @@ def dropout(trial: Trial) -> None:
     if not trial.suite.dropout:
         trial.not_applicable("the method has no dropout")
         return
-    dropped = [case.but(options={"dropout": DROPOUT}) for case in trial.suite.cases]
+    dropped = [case.but(options={"dropout": p}) for case, p in zip(trial.suite.cases, itertools.cycle(DROPOUTS), strict=False)]
     compare(trial, (case.but(mode=mode) for case in dropped for mode in ("train", "eval")), outputs=True)
     compare(trial, dropped, outputs=False)
 
@@ -103,7 +103,9 @@ def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool
                 )
                 continue
             judgement = policy.same_function(mine[name], value, n=n, kappa=kappa[name], e32=e32.get(name, 0.0))
-            if judgement.verdict is Verdict.FAILS and _is_capped(trial, case, mine[name], value, kappa[name]):
+            if judgement.verdict is Verdict.FAILS and _is_capped(
+                trial, case, name, policy.distance(mine[name], value), max(kappa[name] * policy.U32, e32.get(name, 0.0))
+            ):
                 judgement = Judgement(
                     Verdict.CAPPED, judgement.error, judgement.bound, judgement.unit, reason="hard-casts to float32"
                 )
@@ -119,13 +121,16 @@ def _float32_errors(trial: Trial, case: Case) -> dict[str, float]:
     return {name: policy.distance(low[name], exact[name]) for name in low if exact[name].any()}
 
 
-def _is_capped(trial: Trial, case: Case, mine: torch.Tensor, theirs: torch.Tensor, kappa: float) -> bool:
-    """Whether the candidate is right to float32 only because it casts: a change far below float32 does not reach its output."""
-    if not policy.distance(mine, theirs) <= policy.QUALITY_NORM * max(kappa, 1.0) * policy.U32:
+def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error: float) -> bool:
+    """Whether a tensor is right to float32 only because the candidate casts: a change far below float32 does not reach it.
+
+    Asked of the perturbed state, where the change has to reach it: at init a bug of this size would look the same.
+    """
+    if not error <= policy.QUALITY_NORM * float32_error:
         return False
-    numbers = problem(case, trial.formula)
-    nudged = {name: value * (1 + 2.0**-40) for name, value in numbers.parameters.items()}
-    subject = runs.build(trial.candidate, case, trial.formula)
-    plain: Trace = runs.at_values(trial.candidate, case, trial.formula)
-    moved = run(subject, case, numbers, nudged)["output"]
-    return bool((moved == plain["output"]).double().mean() > 0.5)
+    moved = case.but(state="perturbed")
+    numbers = problem(moved, trial.formula)
+    nudged = {key: value * (1 + 2.0**-40) for key, value in numbers.parameters.items()}
+    plain = runs.at_values(trial.candidate, moved, trial.formula)
+    again = run(runs.build(trial.candidate, moved, trial.formula), moved, numbers, nudged)
+    return bool((again[name] == plain[name]).double().mean() > 0.5)

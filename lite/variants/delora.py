@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lite.config import Config, finite, option, options, positive_int, probability
+from lite.config import Config, option, options, positive, positive_int, probability
 from lite.layers import Layer
 from lite.variant import Shapes, Tensors, Variant, register
 
@@ -26,12 +26,12 @@ class DeLoRAConfig(Config):
     """DeLoRA (arXiv:2503.18225).
 
     r: rank of the update.
-    lambda0: initial strength λ, the bound on the update's norm relative to the weight's.
+    lambda0: initial strength λ, the bound on the update's norm relative to the weight's; at 0 nothing could be trained.
     dropout: probability of dropping an element of the adapter's input while training.
     """
 
     r: int = option(8, positive_int)
-    lambda0: float = option(15.0, finite)
+    lambda0: float = option(15.0, positive)
     dropout: float = option(0.0, probability)
 
 

@@ -3,7 +3,8 @@
 y = b + (m/n) ∘ (x Vᵀ),  V = W + s·BA,  n_i = ‖V_i‖₂ per output row, detached;  m (d_out,) starts at ‖W_i‖₂
 With dropout in training: y = x Wᵀ + b + (m/n − 1) ∘ (drop(x) Wᵀ) + (m/n) ∘ s·(drop(x) Aᵀ) Bᵀ.
 Identity at init: B = 0 and m = n, so m/n is exactly 1 and the added terms exactly zero.
-Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this.
+Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this. Where b is much
+larger than x Wᵀ, (x Wᵀ + b) − b costs digits of the gradient of m, as in peft.
 Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`).
 """
 
