@@ -22,6 +22,7 @@ class Host(nn.Module):
         self.norm = nn.LayerNorm(INNER)
         self.second = second or _linear(seed, "second", INNER, WIDTH)
         self.norm.weight.requires_grad_(False)
+        self.norm.bias.grad = torch.ones(INNER)  # one that is there before
         self.first.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +90,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {f"value of {name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         state[f"requires_grad of {name}"] = parameter.requires_grad
+        state[f"gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
     for name, module in model.named_modules():
         state[f"mode of {name or 'model'}"] = module.training
         state[f"attributes of {name or 'model'}"] = sorted(vars(module))

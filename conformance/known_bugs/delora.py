@@ -81,4 +81,17 @@ BUGS = (
         red=frozenset({"forward", "gradients", "accuracy", "dropout", "defaults"}),
         message="output",
     ),
+    Bug(
+        id="delora-lambda-abs",
+        variant="delora",
+        description="the strength's sign is dropped",
+        effect="another function where training takes it below zero",
+        source="a reviewer's plant",
+        hidden_by="positive strengths in tests",
+        where="lite.variants.delora",
+        old='scaled_A = t["lora_lambda"] / config.r',
+        new='scaled_A = t["lora_lambda"].abs() / config.r',
+        red=frozenset({"forward", "gradients", "accuracy"}),
+        message="output",
+    ),
 )

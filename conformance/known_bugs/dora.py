@@ -85,4 +85,17 @@ BUGS = (
         red=frozenset({"seed parity", "init", "identity", "defaults"}),
         message="bit for bit",
     ),
+    Bug(
+        id="dora-magnitude-abs",
+        variant="dora",
+        description="the magnitude's sign is dropped",
+        effect="another function where training takes it below zero",
+        source="a reviewer's plant",
+        hidden_by="positive magnitudes in tests",
+        where="lite.variants.dora",
+        old='A, B, m = t["lora_A"], t["lora_B"], t["lora_m"]',
+        new='A, B, m = t["lora_A"], t["lora_B"], t["lora_m"].abs()',
+        red=frozenset({"forward", "gradients", "accuracy"}),
+        message="output",
+    ),
 )
