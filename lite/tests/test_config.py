@@ -22,7 +22,7 @@ BAD = {
     "dropout": [1, 1.0, 1.5, -0.1, math.nan, math.inf, True, "0.1", None],
     "rslora": [1, 0, None, "yes"],
     "init": ["zeros", "", "Kaiming", None, True],
-    "lambda0": [math.inf, -math.inf, math.nan, True, "15", None],
+    "lambda0": [0, -3.5, math.inf, -math.inf, math.nan, True, "15", None],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -35,7 +35,7 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "dropout": [0.1, 0.999],
     "rslora": [True],
     "init": ["gaussian"],
-    "lambda0": [-3.5, 0, 1e-3],
+    "lambda0": [7, 1e-3],
 }
 ALL = [(make, field) for make in (lite.LoRAConfig, lite.DoRAConfig, lite.DeLoRAConfig) for field in dataclasses.fields(make)]
 NAMES = sorted({field.name for _, field in ALL})
