@@ -304,3 +304,87 @@ def test_a_functional_layer_can_be_wrapped():
             return self.base(x) + self.scale * linear(low, self.B)
 
     assert certify(Functional, "lora", {"lora_A": "A", "lora_B": "B"}).red == set()
+
+
+class DenseDoRA(nn.Module):
+    """DoRA as a dense weight, bias added last: the same method with another order of sums."""
+
+    def __init__(self, base, case):
+        super().__init__()
+        if case.layer == "conv1d" or case.adapter_dtype or case.options:
+            raise NotImplementedError("plain DoRA only")
+        self.base, self.scale = base, case.alpha / case.rank
+        down = nn.init.kaiming_uniform_(torch.empty(case.rank, case.d_in), a=math.sqrt(5))
+        self.A = nn.Parameter(down.to(base.weight.dtype))
+        self.B = nn.Parameter(torch.zeros(case.d_out, case.rank, dtype=base.weight.dtype))
+        self.m = nn.Parameter(torch.linalg.norm(base.weight, dim=1))
+
+    def forward(self, x):
+        V = self.base.weight + self.scale * self.B @ self.A
+        y = linear(x, (self.m / torch.linalg.norm(V.detach(), dim=1))[:, None] * V)
+        return y if self.base.bias is None else y + self.base.bias
+
+
+def test_another_order_of_sums_is_equivalent_not_a_broken_identity():
+    certificate = certify(DenseDoRA, "dora", {"lora_A": "A", "lora_B": "B", "lora_m": "m"}, checks=["identity", "forward"])
+    assert certificate.red == set()
+    assert certificate.cells["identity", "itself"] is Verdict.EQUIVALENT
+
+    class Off(DenseDoRA):
+        def forward(self, x):
+            return super().forward(x) * (1 + 1e-12)
+
+    map_ = {"lora_A": "A", "lora_B": "B", "lora_m": "m"}
+    assert "identity" in certify(Off, "dora", map_, checks=["identity"]).red
+
+
+def test_peft_s_own_delora_is_delora():
+    import peft
+
+    def factory(base, case):
+        if case.layer != "linear" or case.adapter_dtype:
+            raise NotImplementedError("peft's DeLoRA adapts nn.Linear only")
+        host = nn.ModuleDict({"layer": base})
+        more = {"delora_lambda": case.option("lambda0", 15.0), "module_dropout": case.option("dropout", 0.0)}
+        peft.inject_adapter_in_model(peft.DeloraConfig(r=case.rank, target_modules=["layer"], **more), host)
+        return host["layer"]
+
+    def reset(layer, case):
+        layer.reset_delora_parameters("default", True, case.option("lambda0", 15.0))
+
+    names = {"A": "delora_A", "B": "delora_B", "wnorm": "delora_w_norm"}
+    map_ = {f"lora_{ours}": f"{theirs}.default" for ours, theirs in names.items()}
+    map_["lora_lambda"] = {"name": "delora_lambda.default", "shape": (1,)}
+    certificate = certify(factory, "delora", map_, reset=reset, input_name="x")
+    assert certificate.red == set(), str(certificate)
+    assert certificate.verdict == "faithful"
+    assert certificate.cells["gradients", "peft"] is Verdict.IDENTICAL
+
+
+def test_a_layer_that_refuses_other_sizes_is_partial():
+    class OneSize(Mine):
+        def __init__(self, base, case):
+            if case.rank != 4:
+                raise NotImplementedError("rank 4 only")
+            super().__init__(base, case)
+
+    certificate = red_of(OneSize, reset=reset_mine)
+    assert certificate.red == set()
+    assert certificate.verdict == "partial"
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_a_start_of_another_spread_is_seen_without_reset(factor):
+    class Spread(Mine):
+        def __init__(self, base, case):
+            super().__init__(base, case)
+            with torch.no_grad():
+                self.down.mul_(factor)
+
+    assert red_of(Spread, checks=["init"]).red == {"init"}
+
+
+@pytest.mark.parametrize("wrong", [{"case": "nonsense"}, {"checks": []}])
+def test_asking_for_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"nonsense|empty"):
+        certify(Mine, "lora", MINE, **wrong)
