@@ -55,7 +55,7 @@ def conformance(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The project's own tests: lite, the references, the harness, and every known bug planted."""
-    install(session, "test")
+    install(session, "report")
     python(session, "-m", "pytest", "lite/tests", "refs/tests", "conformance/tests", *session.posargs)
 
 
