@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (ValueError, FileNotFoundError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return status
@@ -33,11 +38,15 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("explain", help="what a variant's suite, or one of its checks, does")
     command.add_argument("variant", metavar="VARIANT", help=f"one of {', '.join(known())}")
-    command.add_argument("check", metavar="CHECK", nargs="?", help='e.g. "forward"; without it, all checks in a line each')
+    command.add_argument("check", metavar="CHECK", nargs="*", help='e.g. "forward"; without it, all checks in a line each')
     command.set_defaults(run=_explain)
 
     command = commands.add_parser("reproduce", help="run the one case of a measurement and print its table")
-    command.add_argument("id", metavar="ID", help="VARIANT/REFERENCE-CHECK or VARIANT/REFERENCE-CHECK/CASE, as tables print it")
+    command.add_argument(
+        "id",
+        metavar="ID",
+        help="VARIANT/REFERENCE-CHECK or VARIANT/REFERENCE-CHECK/CASE, as failures print it; e.g. lora/peft-forward",
+    )
     command.set_defaults(run=_reproduce)
 
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
@@ -66,7 +75,7 @@ def _explain(options: argparse.Namespace) -> int:
     check_known([options.variant])
     from conformance.explain import explain
 
-    _say(explain(options.variant, options.check))
+    _say(explain(options.variant, " ".join(options.check) or None))
     return 0
 
 

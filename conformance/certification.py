@@ -1,7 +1,6 @@
 """`certify`: the same checks on somebody else's layer."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from conformance.certificate import Certificate
 from conformance.jobs import jobs
 from conformance.suite import Candidate, Lifecycle, Suite
-from conformance.variants import check_known
+from conformance.suite_of import suite_of
 from refs.bases import base_layer
 from refs.case import Case
 from refs.formula import Formula
@@ -116,9 +115,8 @@ def certify(
     Raises ValueError for an unknown variant, check or canonical name and for a map that cannot be read, TypeError for a factory
     that is none. Whatever the factory itself raises becomes a measurement with the verdict `error`.
     """
-    check_known([variant])
+    suite = suite_of(variant)
     checks = [checks] if isinstance(checks, str) else checks
-    suite: Suite = importlib.import_module(f"conformance.suites.test_{variant}").SUITE
     candidate = _candidate(factory, suite, map, reset, input_name)
     if checks is not None and not checks:
         raise ValueError("checks is empty: name some, or leave it out for all")

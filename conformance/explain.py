@@ -1,19 +1,10 @@
 """What a suite does, in words; and one cell of it again."""
 
-import importlib
-
 from conformance.certificate import Certificate
 from conformance.checks import CHECKS
 from conformance.jobs import jobs
 from conformance.suite import Suite
-from conformance.variants import check_known
-
-
-def suite_of(variant: str) -> Suite:
-    """The suite of a known variant; ValueError that lists them for another."""
-    check_known([variant])
-    suite: Suite = importlib.import_module(f"conformance.suites.test_{variant}").SUITE
-    return suite
+from conformance.suite_of import suite_of
 
 
 def explain(variant: str, check: str | None = None) -> str:
@@ -59,7 +50,7 @@ def reproduced(id_: str) -> Certificate:
     suite = suite_of(variant)
     chosen = [job for job in jobs(suite) if job.id == cell]
     if not chosen:
-        raise ValueError(f"{variant} has no cell {cell!r}; it has {', '.join(job.id for job in jobs(suite))}")
+        raise ValueError(f"{variant} has no cell {cell!r}; it has\n  " + "\n  ".join(job.id for job in jobs(suite)))
     measurements = tuple(chosen[0].measure(case or None))
     if not measurements:
         known = dict.fromkeys(m.case_id for m in chosen[0].measure())

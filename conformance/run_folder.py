@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.certificate import Certificate
+from conformance.variants import check_known
 from conformance.verdict import Measurement
 
 SUMMARY_BYTES = 900_000
@@ -27,25 +28,36 @@ def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         for old in json.loads((folder / RUN).read_text(encoding="utf-8"))["variants"]:
             (folder / f"{old}.md").unlink(missing_ok=True)
+    (folder / RUN).unlink(missing_ok=True)  # written last: without it there is no run
     lines = [json.dumps(m.to_dict(), ensure_ascii=False) + "\n" for certificate in certificates for m in certificate]
     _write(folder / MEASUREMENTS, "".join(lines))
-    variants = {c.variant: {"complete": c.complete, "doc_gaps": list(c.doc_gaps)} for c in certificates}
-    _write(folder / RUN, json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
+    variants = {c.variant: {"complete": c.complete, "doc_gaps": list(c.doc_gaps), "measurements": len(c)} for c in certificates}
     for certificate in certificates:
         _write(folder / f"{certificate.variant}.md", page(certificate))
+    _write(folder / RUN, json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
 
 
 def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
-    """What `write` wrote, and the machine; FileNotFoundError that says how to make it."""
+    """What `write` wrote, and the machine; FileNotFoundError that says how to make it, ValueError if it is damaged."""
     if not (folder / RUN).is_file():
         raise FileNotFoundError(f"{folder} holds no run; make one with: nox -s conformance")
+    try:
+        return _read(folder)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(f"{folder} holds a damaged run ({error}); make it again with: nox -s conformance") from error
+
+
+def _read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
     run: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     with (folder / MEASUREMENTS).open(encoding="utf-8", newline="\n") as lines:  # only this ends a line: messages may hold others
         measurements = [Measurement.from_dict(json.loads(line)) for line in lines]
-    certificates = [
-        Certificate(name, tuple(m for m in measurements if m.variant == name), about["complete"], tuple(about["doc_gaps"]))
-        for name, about in run["variants"].items()
-    ]
+    check_known(run["variants"])
+    certificates = []
+    for name, about in run["variants"].items():
+        own = tuple(m for m in measurements if m.variant == name)
+        if len(own) != about["measurements"]:
+            raise ValueError(f"{name} should have {about['measurements']} measurements, there are {len(own)}")
+        certificates.append(Certificate(name, own, about["complete"], tuple(about["doc_gaps"])))
     return certificates, run["machine"]
 
 

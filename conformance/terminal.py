@@ -8,7 +8,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from conformance.verdict import PAIR, Measurement, Verdict, cells, rounded_up
+from conformance.verdict import PAIR, Measurement, Verdict, cells, peak, rounded_up
 
 WIDTH = 132
 
@@ -46,10 +46,9 @@ def cell_text(
         return ""
     own = [m for m in measurements if (m.check, m.reference) == (check, reference)]
     words = [str(verdicts[check, reference])]
-    measured = [m for m in own if m.bound > 0 and m.evidence and m.error > 0 and m.verdict is not Verdict.NOT_APPLICABLE]
-    if measured:
-        peak = max(measured, key=lambda m: m.error / m.bound)
-        words.append(f"≤ {rounded_up(peak.error)} {short_unit(peak.unit)}")
+    shown = peak(own)
+    if shown.unit and shown.error > 0 and shown.evidence:
+        words.append(f"{'by' if shown.verdict.is_red else '≤'} {rounded_up(shown.error)} {short_unit(shown.unit)}")
     for reason in dict.fromkeys(m.reason for m in own if m.reason):
         if reason not in notes:
             notes.append(reason)

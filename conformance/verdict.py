@@ -88,6 +88,18 @@ def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]
     return {cell: worst(group) for cell, group in grouped.items()}
 
 
+def peak(measurements: Iterable[Measurement]) -> Measurement:
+    """The measurement that a cell shows: what is red and furthest beyond its bound, else the largest error.
+
+    Errors are compared in the unit of the one that is closest to its bound; a cell may hold several units.
+    """
+    everything = list(measurements)
+    red = [m for m in everything if m.verdict.is_red]
+    counted = red or [m for m in everything if m.evidence and m.verdict is not Verdict.NOT_APPLICABLE] or everything
+    closest = max(counted, key=lambda m: m.error / m.bound if m.bound else m.error)
+    return closest if red else max((m for m in counted if m.unit == closest.unit), key=lambda m: m.error)
+
+
 def of_variant(cells: Iterable[Verdict], *, complete: bool = True, doc_gaps: Collection[str] = ()) -> str:
     """The verdict of a variant from those of its cells and what its documentation leaves out.
 

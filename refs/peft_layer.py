@@ -17,6 +17,7 @@ from refs.source import location
 from refs.subject import Subject, caller, seed
 
 VERSION = metadata.version("peft")
+KINDS = {"linear": "nn.Linear", "conv1d": "Conv1D", "other": "linear-like modules that are no nn.Linear"}
 ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
 
 
@@ -53,7 +54,7 @@ class PeftLayer:
 
     def refuses(self, case: Case) -> str | None:
         """Base layers that peft does not take."""
-        return None if case.layer in self.kinds else f"peft {VERSION} does not take a base layer of kind {case.layer!r}"
+        return None if case.layer in self.kinds else f"peft {VERSION} does not take {KINDS[case.layer]} here"
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """A peft layer at its own init."""

@@ -126,7 +126,7 @@ def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error:
 
     Asked of the perturbed state, where the change has to reach it: at init a bug of this size would look the same.
     """
-    if not error <= policy.QUALITY_NORM * float32_error:
+    if not policy.U32 / 64 <= error <= policy.QUALITY_NORM * float32_error:  # a cast leaves errors of its own size
         return False
     moved = case.but(state="perturbed")
     numbers = problem(moved, trial.formula)

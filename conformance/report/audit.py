@@ -1,19 +1,19 @@
 """The audit page of a variant."""
 
 from conformance.certificate import Certificate
-from conformance.documentation import Documentation
+from conformance.documentation import Documentation, mentions
 from conformance.known_bugs import BUGS
 from conformance.report.markdown import anchor, bullets, section, table
 from conformance.report.summary import Summary
 from conformance.runs import at_values
 from conformance.suite import Suite
 from conformance.terminal import cell_text, reproduce
-from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
+from conformance.verdict import PAIR, Verdict, peak, rounded_up
 from refs.closed_form import ClosedForm
 from refs.formula import Exactly, Normal, Uniform
 from refs.problem import base
 
-IS_FIXED_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
+WORST_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
 
 
 def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
@@ -117,20 +117,23 @@ def _divergences(suite: Suite, summary: Summary, documentation: Documentation) -
     rows = []
     for divergence in suite.divergences:
         seen = [m for m in summary.certificate if m.verdict is Verdict.DIVERGES and m.reason.startswith(f"{divergence.id}:")]
-        tag = "*documented*" if divergence.id in documentation.header else "*undocumented*"
+        tag = "*documented*" if mentions(documentation.header, divergence.id) else "*undocumented*"
         size = f"{rounded_up(max(m.error for m in seen))} {seen[0].unit}" if seen else "not there"
         rows.append(
             [divergence.id, tag, f"{divergence.check} against {divergence.reference}", divergence.reason, size, divergence.link]
         )
     for (check, reference), verdict in summary.certificate.cells.items():
         if verdict.is_red:
-            rows.append(["", "*bug*", f"{check} against {reference}", f"[{verdict}](#{anchor(check, reference)})", "", ""])
+            shown = peak(m for m in summary.certificate if (m.check, m.reference) == (check, reference))
+            tag = "*references disagree*" if PAIR in reference else "*bug*"
+            what = f"{shown.what}: got {shown.got}, should be {shown.should}"
+            rows.append(["", tag, f"{check} against {reference}", what, "", f"[{verdict}](#{anchor(check, reference)})"])
     return table(["id", "tag", "where", "what and why", "size", "link"], rows) if rows else "None: no reference differs from lite."
 
 
 def _next(certificate: Certificate) -> str:
     ranked = sorted(
-        ((IS_FIXED_FIRST.index(verdict), check, reference, verdict) for (check, reference), verdict in certificate.cells.items() if verdict in IS_FIXED_FIRST),
+        ((WORST_FIRST.index(verdict), check, reference, verdict) for (check, reference), verdict in certificate.cells.items() if verdict in WORST_FIRST),
         key=lambda row: row[0],
     )  # fmt: skip
     lines = [
@@ -151,17 +154,13 @@ def _bugs(summary: Summary) -> str:
 
 
 def _reproduce(certificate: Certificate) -> str:
-    """One command per cell, for the case that came closest to its bound or broke it."""
+    """One command per cell, for the measurement that the table shows."""
     rows = []
     for check, reference in certificate.cells:
         own = [m for m in certificate if (m.check, m.reference) == (check, reference)]
-        peak = max(own, key=_closeness)
-        rows.append([f'<a id="{anchor(check, reference)}"></a>{check}', reference, peak.what, f"`{reproduce(peak)}`"])
-    return table(["check", "reference", "closest to its bound", "command"], rows)
-
-
-def _closeness(m: Measurement) -> tuple[bool, float]:
-    return m.verdict.is_red, m.error / m.bound if m.bound else 0.0
+        shown = peak(own)
+        rows.append([f'<a id="{anchor(check, reference)}"></a>{check}', reference, shown.what, f"`{reproduce(shown)}`"])
+    return table(["check", "reference", "largest error", "command"], rows)
 
 
 def _made_with(machine: dict[str, str]) -> str:
