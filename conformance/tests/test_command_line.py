@@ -66,7 +66,7 @@ def test_reproduce_of_a_bug_is_red_and_shows_both_sides(capsys):
         (["explain", "lroa"], "unknown variant lroa; known: delora, dora, lora"),
         (["explain", "lora", "foward"], "unknown check 'foward'; known: mapping, seed parity"),
         (["reproduce", "lroa/peft-forward"], "unknown variant lroa"),
-        (["reproduce", "lora/peft-foward"], "lora has no cell 'peft-foward'; it has peft_vs_closed_form-mapping"),
+        (["reproduce", "lora/peft-foward"], "lora has no cell 'peft-foward'; it has\n  peft_vs_closed_form-mapping\n"),
         (["reproduce", "lora/peft-forward/1x1"], "lora/peft-forward has no case '1x1'; it has 24x16-r4-alpha6-2x5"),
         (["report", "--run-folder", "nowhere"], "nowhere holds no run; make one with: nox -s conformance"),
         (["summary", "--run-folder", "nowhere"], "nowhere holds no run"),

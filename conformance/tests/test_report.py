@@ -124,7 +124,8 @@ def test_the_check_sees_a_verdict_a_divergence_and_a_doc_gap(run, checkout, tmp_
     differences = report.check(changed, checkout)
     assert difference in differences
     assert f"delora, verdict: committed 'faithful', now {verdict!r}" in differences
-    assert "README's table of verdicts is not that of this run" in differences
+    for path in ("README.md", "reports/README.md", "reports/delora.md", "reports/history.md", "reports/badges/delora.json"):
+        assert f"{path} is not what this run renders" in differences
     report.render(changed, checkout)
     assert report.check(changed, checkout) == []
     assert f"**{verdict}**" in (checkout / "reports" / "delora.md").read_text()
@@ -139,19 +140,74 @@ def test_a_red_cell_is_the_first_thing_to_fix_and_tagged_a_bug(run, checkout, tm
     assert "| *bug* | bad input against itself |" in page
 
 
-@pytest.mark.parametrize("damage", ["badges/dora.json", "dora.md"])
-def test_the_check_sees_an_edited_page_or_badge(run, checkout, damage):
-    path = checkout / "reports" / damage
-    path.write_text(path.read_text().replace("faithful", "perfect"))
-    assert report.check(run, checkout) == [f"dora: reports/{damage} does not say 'faithful'"]
+def replaced(old, new):
+    return lambda path: path.write_text(path.read_text().replace(old, new))
 
 
-def test_the_check_sees_an_edited_readme_and_a_missing_folder(run, checkout):
-    readme = checkout / "README.md"
-    readme.write_text(readme.read_text().replace("| [dora](reports/dora.md) |", "| [dora](reports/dora.md), really |"))
-    assert report.check(run, checkout) == ["README's table of verdicts is not that of this run"]
+DAMAGES = {
+    "reports/badges/dora.json": replaced("faithful", "perfect"),
+    "reports/badges/dora.svg": replaced("faithful", "buggy"),
+    "reports/dora.md": replaced("Nothing is open.", "Everything is open."),
+    "reports/lora.md": replaced("| mapping | [identical]", "| mapping | [fails]"),
+    "reports/delora.md": Path.unlink,
+    "reports/README.md": replaced("– → faithful", "– → buggy"),
+    "reports/history.md": replaced("| dora | faithful |", "| dora | buggy |"),
+    "reports/plots/dora.svg": lambda path: path.write_text(""),
+    "README.md": replaced("| [dora](reports/dora.md) |", "| [dora](reports/dora.md), really |"),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.items(), ids=DAMAGES)
+def test_the_check_sees_whatever_was_edited_or_deleted(run, checkout, name, damage):
+    before = contents(checkout)
+    damage(checkout / name)
+    assert contents(checkout) != before
+    assert f"{name} is not what this run renders" in report.check(run, checkout)
+
+
+def test_the_check_ignores_what_differs_between_machines(run, checkout):
+    page = checkout / "reports" / "lora.md"
+    page.write_text(
+        re.sub(r"≤ [\d.]+ u64", "≤ 3 u64", page.read_text()).replace("[identical](", "[equivalent ≤ 1 u64](").replace("AMD", "ARM")
+    )
+    assert report.check(run, checkout) == []
+
+
+def test_the_check_sees_a_missing_folder_and_a_stranger_in_it(run, checkout):
+    (checkout / "reports" / "ia3.md").write_text("# IA3\n")
+    assert report.check(run, checkout) == ["reports/ia3.md belongs to no variant"]
     shutil.rmtree(checkout / "reports")
     assert len(report.check(run, checkout)) > 3 * len(known())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "[]"),
+        ("run.json", "{}"),
+        ("measurements.jsonl", ""),
+        ("measurements.jsonl", "{}\n"),
+        ("measurements.jsonl", "3\n"),
+    ],
+)
+def test_a_damaged_run_is_refused_and_nothing_is_written(run, checkout, tmp_path_factory, name, text):
+    damaged = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(run, damaged, dirs_exist_ok=True)
+    (damaged / name).write_text(text)
+    before = contents(checkout)
+    for use in (report.render, report.check):
+        with pytest.raises(ValueError, match=r"holds a damaged run .* make it again with: nox -s conformance"):
+            use(damaged, checkout)
+    assert contents(checkout) == before
+
+
+def test_a_run_that_lost_measurements_is_damaged(run, checkout, tmp_path_factory):
+    damaged = tmp_path_factory.mktemp("cut")
+    shutil.copytree(run, damaged, dirs_exist_ok=True)
+    lines = (damaged / "measurements.jsonl").read_text().splitlines(keepends=True)
+    (damaged / "measurements.jsonl").write_text("".join(lines[:-5]))
+    with pytest.raises(ValueError, match="lora should have"):
+        report.render(damaged, checkout)
 
 
 def test_a_narrowed_run_and_a_missing_run_are_refused(run, checkout, tmp_path, tmp_path_factory):

@@ -162,7 +162,7 @@ def test_base_layers_that_peft_does_not_take_are_refused_by_name(variant, taken,
         assert built(variant, case).read("lora_A").shape == (4, 24)
     for kind in refused:
         case = of(variant, layer=kind)
-        assert LAYERS[variant].refuses(case) == f"peft {peft.__version__} does not take a base layer of kind {kind!r}"
+        assert LAYERS[variant].refuses(case).startswith(f"peft {peft.__version__} does not take ")
         with pytest.raises((TypeError, ValueError), match="not supported"):
             built(variant, case)
 
