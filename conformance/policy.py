@@ -47,7 +47,7 @@ def unit_name(dtype: torch.dtype) -> str:
 
 def distance(value: Tensor, truth: Tensor, order: float = 2.0) -> float:
     """‖value − truth‖/‖truth‖ in float64; 0 for equal tensors, infinite if only the truth is zero."""
-    value, truth = value.double(), truth.double()
+    value, truth = value.detach().double(), truth.detach().double()
     largest = truth.abs().max() if truth.numel() else truth.new_ones(())
     if largest > 0:  # squares of very small or large numbers would underflow or overflow
         value, truth = value / largest, truth / largest

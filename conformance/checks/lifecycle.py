@@ -64,6 +64,7 @@ def _stored(trial: Trial) -> Iterator[Case]:
         yield plain.but(dtype="float32", options={"dropout": 0.6})
 
 
+@torch.no_grad()
 def _two_layers(trial: Trial, lifecycle: Lifecycle) -> None:
     """Two configs on two layers: each acts once, as it does alone, and both come back from one file."""
     requests: dict[str, dict[str, Any]] = {
@@ -72,10 +73,9 @@ def _two_layers(trial: Trial, lifecycle: Lifecycle) -> None:
     }
     model, x = Host(), host_input()
     lifecycle.attach(model, *requests.values())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.add_(normal("two layers", name, shape=tuple(parameter.shape)).to(parameter.dtype) / 8)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.add_(normal("two layers", name, shape=tuple(parameter.shape)).to(parameter.dtype) / 8)
     for name, request in requests.items():
         alone = nn.ModuleDict({"layer": getattr(Host(), name)})  # under another name, in another place
         lifecycle.attach(alone, request | {"target_names": ["layer"]})
