@@ -103,12 +103,17 @@ class Divergence:
         return same_cell and named and bool(measurement.case) and self.where(Case.parse(measurement.case))
 
 
+BARE = Case(d_in=24, d_out=16, batch=(2, 5))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Suite:
     """One variant's.
 
     cases: the grid, in train mode, float64 and the perturbed state; checks vary dtype, state and mode themselves.
     dropout: whether the method has it.
+    bare: the case without any option, for `defaults`.
+    refused: options that have to be refused: (what, config's arguments, words that the error has to say).
     candidate: lite's implementation; `certify` puts another in its place.
     """
 
@@ -119,6 +124,8 @@ class Suite:
     cases: tuple[Case, ...]
     dropout: bool
     divergences: tuple[Divergence, ...] = ()
+    bare: Case = BARE
+    refused: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = ()
 
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:
@@ -126,14 +133,14 @@ class Suite:
         return (ClosedForm(self.formula), *self.references)
 
 
-def grid(*, alpha: bool, options: Iterable[Mapping[str, Any]] = ()) -> tuple[Case, ...]:
+def grid(*, rank: bool = True, alpha: bool, options: Iterable[Mapping[str, Any]] = ()) -> tuple[Case, ...]:
     """The cases every suite runs: d_in, d_out, rank, tokens and batch all differ; square is added, never alone.
 
-    alpha: whether the method has one. options: the variant's own, one case each.
+    rank, alpha: whether the method has one. options: the variant's own, one case each.
     """
 
-    def case(d_in: int, d_out: int, rank: int, alpha_: float, **more: Any) -> Case:
-        return Case(d_in=d_in, d_out=d_out, rank=rank, alpha=alpha_ if alpha else None, **more)
+    def case(d_in: int, d_out: int, rank_: int, alpha_: float, **more: Any) -> Case:
+        return Case(d_in=d_in, d_out=d_out, rank=rank_ if rank else None, alpha=alpha_ if alpha else None, **more)
 
     plain = case(24, 16, 4, 6.0, batch=(2, 5))
     return (

@@ -52,9 +52,22 @@ class Adapter:
             raise TypeError(f"{self.layer.name}: the base layer should return a tensor, it returned {type(y).__name__}; exclude it")
         tensors = self.live()
         x = args[0] if args else kwargs[self.layer.input_name]
-        dtype = next(iter(tensors.values())).dtype
-        adapted = self.variant.forward(self.config, self.layer, tensors, x.to(dtype), y)
+        adapted = self.variant.code(self.config, self.layer, tensors, x.to(_dtype_of(tensors)), y)
         return adapted.to(y.dtype)
+
+    def adapt_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The forward pre-hook."""
+        tensors, name = self.live(), self.layer.input_name
+        x = args[0] if args else kwargs[name]
+        adapted = self.variant.code(self.config, self.layer, tensors, x.to(_dtype_of(tensors))).to(x.dtype)
+        return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
+
+    def hook(self) -> RemovableHandle:
+        """Put it in front of its layer or behind it."""
+        module = self.layer.module
+        if self.variant.adapt_input:
+            return module.register_forward_pre_hook(self.adapt_input, with_kwargs=True)
+        return module.register_forward_hook(self, with_kwargs=True)
 
 
 @dataclass
@@ -146,6 +159,8 @@ def _check_fits(adapter: Adapter) -> None:
         raise ValueError(
             f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}"
         )
+    if problem := variant.fits(adapter.config, layer):
+        raise ValueError(f"{where}: {problem}")
     taken = [name for name in adapter.shapes if hasattr(layer.module, name)]
     if taken:
         raise RuntimeError(f"{where}: the layer owns {', '.join(taken)} already; detach what put it there")
@@ -167,7 +182,7 @@ def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[tuple[
                     module.register_parameter(name, nn.Parameter(value))
                 else:
                     module.register_buffer(name, value)
-            attachment.handles.append(module.register_forward_hook(adapter, with_kwargs=True))
+            attachment.handles.append(adapter.hook())
         for module in model.modules():
             setattr(module, ATTACHMENT, attachment)
     except BaseException:
@@ -187,6 +202,10 @@ def undo(model: nn.Module, attachment: Attachment) -> None:
         parameter.requires_grad_(attachment.requires_grad.get(name, parameter.requires_grad))  # newer ones stay
     for module in model.modules():
         vars(module).pop(ATTACHMENT, None)
+
+
+def _dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    return next(iter(tensors.values())).dtype
 
 
 def full_name(layer: Layer, tensor: str) -> str:

@@ -15,9 +15,17 @@ Tensors = Mapping[str, Tensor]
 VARIANTS: dict[str, "Variant"] = {}
 
 
+# Functions with names, not lambdas, so that attached models can be pickled.
+
+
 def no_buffers(config: Config, layer: Layer) -> Shapes:
-    """For methods without frozen tensors; a function with a name, so that attached models can be pickled."""
+    """For methods without frozen tensors."""
     return {}
+
+
+def fits_anything(config: Config, layer: Layer) -> str | None:
+    """For methods that suit a layer of any size."""
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,8 @@ class Variant:
     parameters, buffers: canonical names and shapes of the trainables and of the frozen tensors, for a config and layer.
     init: their values at the start, drawn in float32 from the global generator whatever the adapter's dtype.
     forward: (config, layer, tensors, x, y) → the adapted output; x (…, d_in) in the adapter's dtype, y = x Wᵀ + b (…, d_out).
+    adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x, for methods on the input side. One of the two is there.
+    fits: (config, layer) → what is wrong with this size of layer for these options, or None.
     reads_weight: needs W as floating-point numbers, so quantised layers are refused.
     peft: canonical name → what peft's checkpoint calls the tensor (see `refs.maps` for the notation).
     """
@@ -36,9 +46,19 @@ class Variant:
     parameters: Callable[[Any, Layer], Shapes]
     buffers: Callable[[Any, Layer], Shapes] = no_buffers
     init: Callable[[Any, Layer], Tensors]
-    forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor]
+    forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor] | None = None
+    adapt_input: Callable[[Any, Layer, Tensors, Tensor], Tensor] | None = None
+    fits: Callable[[Any, Layer], str | None] = fits_anything
     reads_weight: bool
     peft: dict[str, Any]
+
+    @property
+    def code(self) -> Callable[..., Tensor]:
+        """The function that computes the method, on whichever side."""
+        function = self.forward or self.adapt_input
+        if function is None:
+            raise ValueError(f"variant {self.name!r} has neither forward nor adapt_input")
+        return function
 
 
 def register(variant: Variant) -> Variant:

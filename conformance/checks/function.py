@@ -71,7 +71,7 @@ def defaults(trial: Trial) -> None:
     if not trial.subject.has_defaults:
         trial.not_applicable("a bare layer is always told its options")
         return
-    bare = Case(d_in=24, d_out=16, batch=(2, 5))
+    bare = trial.suite.bare
     for case in trial.cases((bare, bare.but(state="init"), bare.but(state="init", dtype="bfloat16")), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         for name in mine.map:

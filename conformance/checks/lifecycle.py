@@ -163,6 +163,7 @@ def _bad_requests(trial: Trial, lifecycle: Lifecycle) -> None:
         bad += [(f"rank {rank!r}", [{"r": rank}], ("r ", repr(rank))) for rank in (0, -1, 2.5, True)]
     if trial.suite.dropout:
         bad += [(f"dropout {p!r}", [{"dropout": p}], ("dropout", repr(p))) for p in (1.0, -0.1, float("nan"), "0.1")]
+    bad += [(what, [request], words) for what, request, words in trial.suite.refused]
     for what, requests, words in bad:
         model = Host()
         with _refused(trial, what, model, *words):

@@ -1,7 +1,7 @@
 """Lite's layers as candidates, built through the public `lite.attach`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from refs.subject import Subject, caller, seed
 
 @dataclass(frozen=True, eq=False)
 class LiteLayer:
-    """One variant of lite on single layers."""
+    """One variant of lite on single layers. small: options that make it fit small models, where its defaults do not."""
 
     variant: str
     formula: Formula
+    small: Mapping[str, Any] = field(default_factory=dict)
     name: str = "lite"
     has_defaults: bool = True
     reseeds: bool = True
@@ -70,13 +71,13 @@ class LiteLayer:
         variant = lite.VARIANTS[self.variant]
         common = {field.name for field in fields(lite.Config)}
         own = [field.name for field in fields(variant.config) if field.name not in common]
-        header = variant.forward.__globals__["__doc__"]
-        return parse(header, f"lite/{location(variant.forward)}", variant.config.__doc__ or "", own)
+        header = variant.code.__globals__["__doc__"]
+        return parse(header, f"lite/{location(variant.code)}", variant.config.__doc__ or "", own)
 
     @property
     def lifecycle(self) -> Lifecycle:
         """Lite's runtime."""
-        return LiteRuntime(self.variant)
+        return LiteRuntime(self.variant, self.small)
 
     def _subject(self, case: Case, problem: Problem, host: nn.Module) -> Subject:
         layer = host.get_submodule("layer")
@@ -88,9 +89,10 @@ class LiteLayer:
 
 @dataclass(frozen=True)
 class LiteRuntime:
-    """Lite's attach, detach, save and load with one variant."""
+    """Lite's attach, detach, save and load with one variant. options: of every request that does not say otherwise."""
 
     variant: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reads_weight(self) -> bool:
@@ -99,7 +101,7 @@ class LiteRuntime:
 
     def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
         """One config per request."""
-        configs = [lite.VARIANTS[self.variant].config(**request) for request in requests]
+        configs = [lite.VARIANTS[self.variant].config(**{**self.options, **request}) for request in requests]
         lite.attach(model, configs[0] if len(configs) == 1 else configs)
 
     def detach(self, model: nn.Module) -> None:
@@ -116,7 +118,7 @@ class LiteRuntime:
 
     def stranger(self) -> Lifecycle:
         """Another variant of lite."""
-        return LiteRuntime(next(name for name in lite.VARIANTS if name != self.variant))
+        return LiteRuntime("lora" if self.variant != "lora" else "dora")
 
 
 def _host(case: Case, problem: Problem) -> nn.Module:

@@ -1,18 +1,16 @@
 """Every planted bug turns exactly its checks red, with its message; every check is killed by some bug."""
 
-import importlib
-
 import pytest
 
 from conformance import certify
 from conformance.checks import CHECKS
 from conformance.known_bugs import BUGS, Bug, planted
-from conformance.suites.lite_layers import LiteLayer
+from conformance.suite_of import suite_of
+from conformance.variants import known
 
 
 def candidate(variant):
-    formula = importlib.import_module(f"conformance.suites.test_{variant}").SUITE.formula
-    return LiteLayer(variant, formula)
+    return suite_of(variant).candidate
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.id for bug in BUGS])
@@ -25,11 +23,11 @@ def test_bug_turns_exactly_its_checks_red(bug: Bug):
     assert any(bug.message in words for words in said), said[:5]
 
 
-@pytest.mark.parametrize("variant", ["lora", "dora", "delora"])
+@pytest.mark.parametrize("variant", known())
 def test_without_a_bug_nothing_is_red(variant):
     certificate = certify(candidate(variant), variant)
     assert certificate.red == set()
-    assert certificate.verdict == "faithful"
+    assert certificate.verdict.startswith("faithful")
 
 
 def test_every_check_is_killed_by_a_bug():
