@@ -1,13 +1,15 @@
 """Save and load: one self-contained safetensors file with the configs, all adapter tensors and a fingerprint of the base.
 
-The file holds no d_out × d_in tensor and needs no calibration data. Its header's metadata is
-`format`, `version` and `adapters`: a JSON list of {variant, options, layers: {name: fingerprint}}.
+The file holds no d_out × d_in tensor and needs no calibration data. Its header's metadata is `format`, `version` and `adapters`: a JSON
+list of {variant, options, layers}, where layers gives each layer's name {base: fingerprint, options: what differs for it}; options
+is null for a layer that was left out. Methods that took a part out of the weight store what they took as `LAYER.NAME.start`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,19 @@ from torch import Tensor, nn
 
 from lite.config import Config
 from lite.layers import Layer
-from lite.runtime import Adapter, attached, commit, full_name, plan
-from lite.variant import VARIANTS, variant_of
+from lite.runtime import Adapter, Attachment, Planned, attached, commit, full_name, plan, replace_weight
+from lite.variant import VARIANTS, Shapes, variant_of
 
 FORMAT, VERSION = "lite-adapter", "1"
+START = ".start"  # ends the name of a tensor as it was when its residual was formed
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a file says of a layer: its base's fingerprint and the options of its own, None if it was left out."""
+
+    base: str
+    options: dict[str, Any] | None
 
 
 def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
@@ -35,13 +46,20 @@ def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
     tensors = {
         full_name(adapter.layer, name): value.detach().cpu().contiguous()
         for adapter in attachment.adapters
-        for name, value in adapter.live().items()
+        for name, value in _values(attachment, adapter).items()
     }
     groups = [
         {
             "variant": variant_of(config).name,
             "options": config.to_dict(),
-            "layers": {a.layer.name: fingerprint(a.layer) for a in attachment.adapters if a.config is config},
+            "layers": {
+                a.layer.name: {
+                    "base": fingerprint(a.layer, attachment.base_weight(a.layer)),
+                    "options": None if a in attachment.left_out else _difference(config, a.config),
+                }
+                for a in (*attachment.adapters, *attachment.left_out)
+                if a.asked is config
+            },
         }
         for config in attachment.configs
     ]
@@ -54,6 +72,11 @@ def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
         raise OSError(f"{file} cannot be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _values(attachment: Attachment, adapter: Adapter) -> dict[str, Tensor]:
+    start = attachment.starts.get(adapter.layer.name, {})
+    return adapter.live() | {f"{name}{START}": value for name, value in start.items()}
 
 
 def load(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
@@ -72,23 +95,34 @@ def load(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
         raise RuntimeError(
             f"the model has {_names(there.configs)} attached, {file} holds {_names(configs)}; call lite.detach first"
         )
-    adapters = there.adapters if there else plan(model, configs)
-    _check_base(file, adapters, {name: print_ for _, layers in groups for name, print_ in layers.items()})
-    values = _fitting(file, adapters, tensors)
+    stored = {name: entry for _, layers in groups for name, entry in layers.items()}
+    targeted = [*there.adapters, *there.left_out] if there else plan(model, configs)
+    _check_base(file, targeted, stored, there)
+    adapters, left_out = _as_stored(file, targeted, stored)
+    if there is not None and adapters != there.adapters:
+        raise RuntimeError(f"{file} shares out its ranks in another way than what is attached; call lite.detach first")
+    planned = _fitting(file, adapters, tensors)
     if there is None:
-        commit(model, configs, list(zip(adapters, values, strict=True)))
+        commit(model, configs, planned, left_out)
     else:
-        with torch.no_grad():
-            for adapter, loaded in zip(adapters, values, strict=True):
-                for name, live in adapter.live().items():
-                    live.data = loaded[name]  # not copy_: the file's dtype wins, as on a fresh model
+        _replace(there, planned)
     return model
 
 
-def fingerprint(layer: Layer) -> str:
-    """SHA-256 over a layer's base weight and bias: dtype, shape and bits."""
+def _replace(there: Attachment, planned: list[Planned]) -> None:
+    """Put a file's values into what is attached already."""
+    residuals = [p.adapter.residual(there.base_weight(p.adapter.layer), p.start) for p in planned]
+    for p, residual in zip(planned, residuals, strict=True):
+        for name, live in p.adapter.live().items():
+            live.data = p.tensors[name]  # not copy_: the file's dtype wins, as on a fresh model
+        if residual is not None:
+            replace_weight(there, p, residual)
+
+
+def fingerprint(layer: Layer, weight: Tensor) -> str:
+    """SHA-256 over a layer's base weight (d_out, d_in) and bias: dtype, shape and bits."""
     digest = hashlib.sha256()
-    for tensor in (layer.weight, layer.bias):
+    for tensor in (weight, layer.bias):
         if tensor is not None:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -104,14 +138,17 @@ def _read(file: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tenso
         raise ValueError(f"{file} is no complete safetensors file: {error}") from error
 
 
-def _groups(file: str | os.PathLike[str], metadata: Mapping[str, str]) -> list[tuple[Config, dict[str, str]]]:
-    """The configs of a file, each with its layers' fingerprints."""
+def _groups(file: str | os.PathLike[str], metadata: Mapping[str, str]) -> list[tuple[Config, dict[str, Entry]]]:
+    """The configs of a file, each with its layers."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file} has format {metadata.get('format')!r}, should be {FORMAT!r}: not written by lite.save")
     if metadata.get("version") != VERSION:
         raise ValueError(f"{file} has format version {metadata.get('version')!r}, this release reads {VERSION!r}")
     try:
-        return [(_config(entry), dict(entry["layers"])) for entry in json.loads(metadata["adapters"])]
+        return [
+            (_config(entry), {name: _entry(layer) for name, layer in entry["layers"].items()})
+            for entry in json.loads(metadata["adapters"])
+        ]
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} has an unreadable list of adapters: {error}") from error
 
@@ -123,11 +160,44 @@ def _config(entry: dict[str, Any]) -> Config:
     return VARIANTS[name].config.from_dict(entry["options"])
 
 
+def _entry(layer: dict[str, Any]) -> Entry:
+    base, options = layer["base"], layer["options"]
+    if not isinstance(base, str) or not (options is None or isinstance(options, dict)):
+        raise ValueError(f"a layer should have base (a fingerprint) and options (a mapping or null), got {layer!r:.80}")
+    return Entry(base, options)
+
+
+def _difference(asked: Config, resolved: Config) -> dict[str, Any]:
+    """The options that a layer has of its own."""
+    before = asked.to_dict()
+    return {name: value for name, value in resolved.to_dict().items() if value != before[name]}
+
+
+def _as_stored(
+    file: str | os.PathLike[str], targeted: Sequence[Adapter], stored: Mapping[str, Entry]
+) -> tuple[list[Adapter], list[Adapter]]:
+    """The adapters with their layers' own options, and the layers that were left out; ValueError for options that do not fit."""
+    adapters, left_out = [], []
+    for adapter in targeted:
+        options = stored[adapter.layer.name].options
+        if options is None:
+            left_out.append(adapter)
+            continue
+        try:
+            config = type(adapter.asked).from_dict(adapter.asked.to_dict() | options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} has unreadable options for {adapter.layer.name} in its list of adapters: {error}") from error
+        adapters.append(replace(adapter, config=config))
+    return adapters, left_out
+
+
 def _names(configs: list[Config]) -> str:
     return ", ".join(repr(config) for config in configs)
 
 
-def _check_base(file: str | os.PathLike[str], adapters: list[Adapter], saved: Mapping[str, str]) -> None:
+def _check_base(
+    file: str | os.PathLike[str], adapters: Sequence[Adapter], saved: Mapping[str, Entry], there: Attachment | None
+) -> None:
     names = {adapter.layer.name for adapter in adapters}
     if names != saved.keys():
         raise ValueError(
@@ -135,16 +205,22 @@ def _check_base(file: str | os.PathLike[str], adapters: list[Adapter], saved: Ma
         )
     for adapter in adapters:
         layer = adapter.layer
-        if (now := fingerprint(layer)) != saved[layer.name]:
+        if (now := fingerprint(layer, there.base_weight(layer) if there else layer.weight)) != saved[layer.name].base:
             raise ValueError(
-                f"{file} was saved on another base: {layer.name} had fingerprint {saved[layer.name]!r:.20}, "
+                f"{file} was saved on another base: {layer.name} had fingerprint {saved[layer.name].base!r:.20}, "
                 f"this model's {layer.weight.dtype!s} {tuple(layer.weight.shape)} weight has {now!r:.20}"
             )
 
 
-def _fitting(file: str | os.PathLike[str], adapters: list[Adapter], tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _stored(adapter: Adapter) -> Shapes:
+    """The names and shapes of what a file holds for an adapter."""
+    starts = {f"{name}{START}": shape for name, shape in adapter.shapes.items()} if adapter.variant.residual else {}
+    return adapter.shapes | starts
+
+
+def _fitting(file: str | os.PathLike[str], adapters: Sequence[Adapter], tensors: Mapping[str, Tensor]) -> list[Planned]:
     """The file's tensors sorted by adapter, on its device; ValueError unless exactly the needed ones are there."""
-    needed = {full_name(adapter.layer, name): shape for adapter in adapters for name, shape in adapter.shapes.items()}
+    needed = {full_name(adapter.layer, name): shape for adapter in adapters for name, shape in _stored(adapter).items()}
     if needed.keys() != tensors.keys():
         raise ValueError(
             f"{file} holds other tensors than its config needs: missing {_some(needed.keys() - tensors.keys())}, "
@@ -159,10 +235,12 @@ def _fitting(file: str | os.PathLike[str], adapters: list[Adapter], tensors: Map
         dtypes = {full_name(adapter.layer, name): str(tensors[full_name(adapter.layer, name)].dtype) for name in adapter.parameters}
         if len(set(dtypes.values())) > 1:
             raise ValueError(f"{file}: the trainables of one layer should share one dtype, they have {dtypes}")
-    return [
-        {name: tensors[full_name(adapter.layer, name)].to(adapter.layer.weight.device) for name in adapter.shapes}
-        for adapter in adapters
-    ]
+
+    def values(adapter: Adapter, suffix: str = "") -> dict[str, Tensor]:
+        device = adapter.layer.weight.device
+        return {name: tensors[full_name(adapter.layer, name + suffix)].to(device) for name in adapter.shapes}
+
+    return [Planned(a, values(a), values(a, START) if a.variant.residual else {}) for a in adapters]
 
 
 def _some(names: set[str]) -> str:

@@ -40,6 +40,11 @@ def options(cls: type[C]) -> type[C]:
     return cls
 
 
+def at_least_one(value: Any) -> str | None:
+    """Factors that only enlarge."""
+    return "must be a finite number of at least 1" if finite(value) or value < 1 else None
+
+
 def positive_int(value: Any) -> str | None:
     """Ranks and sizes."""
     ok = isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -67,6 +72,16 @@ def probability(value: Any) -> str | None:
 def flag(value: Any) -> str | None:
     """Switches."""
     return None if isinstance(value, bool) else "must be True or False"
+
+
+def optional(check: Check) -> Check:
+    """None, or what `check` accepts."""
+
+    def accepts(value: Any) -> str | None:
+        problem = None if value is None else check(value)
+        return problem and f"{problem}, or None"
+
+    return accepts
 
 
 def one_of(*allowed: str) -> Check:

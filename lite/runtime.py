@@ -1,28 +1,34 @@
 """Attach and detach. Everything is checked and computed first; the model is touched only when nothing can fail any more."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
 
+from lite.calibration import PROGRESS_AFTER, calibrate
 from lite.config import ARITHMETIC, Config
 from lite.layers import Layer, targets
-from lite.variant import Shapes, Variant, variant_of
+from lite.variant import Shapes, Statistics, Variant, variant_of
 
 ATTACHMENT = "_lite_attachment"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One method on one layer: the tensors it adds, and the forward hook that applies it."""
+    """One method on one layer: the tensors it adds, and the hook that applies it.
+
+    asked: the config that was attached. config: what it came to for this layer, where a budget is shared out.
+    """
 
     variant: Variant
-    config: Config
+    asked: Config
     layer: Layer
+    config: Config
 
     @cached_property
     def parameters(self) -> Shapes:
@@ -34,13 +40,22 @@ class Adapter:
         """Canonical names and shapes of all tensors."""
         return self.parameters | self.variant.buffers(self.config, self.layer)
 
-    def initial(self) -> dict[str, Tensor]:
-        """All tensors at the start, in the adapter's dtype, on the device of the base weight."""
+    def initial(self, statistics: Statistics | None = None) -> dict[str, Tensor]:
+        """All tensors at the start, in the adapter's dtype, on the device of the base weight. statistics: of its input, if it starts from data."""
         weight = self.layer.weight
         dtype = self.config.dtype or (weight.dtype if weight.dtype in ARITHMETIC else torch.float32)
         with torch.no_grad():
-            values = self.variant.init(self.config, self.layer)
-        return {name: values[name].to(weight.device, dtype, copy=True) for name in self.shapes}
+            values = self.variant.init(self.config, self.layer, *([] if statistics is None else [statistics]))
+        # Contiguous, as they come back from a file: another layout is summed in another order.
+        return {name: values[name].to(weight.device, dtype, copy=True).contiguous() for name in self.shapes}
+
+    def residual(self, weight: Tensor, start: Mapping[str, Tensor]) -> Tensor | None:
+        """What replaces the weight (d_out, d_in), as the module stores it; None for methods that leave it alone."""
+        if self.variant.residual is None:
+            return None
+        with torch.no_grad():
+            rest = self.variant.residual(self.config, weight, start)
+        return (rest.T if self.layer.transposed else rest).contiguous()
 
     def live(self) -> dict[str, Tensor]:
         """All tensors as the module holds them now: `.to()` and `load_state_dict` have reached them."""
@@ -70,15 +85,39 @@ class Adapter:
         return module.register_forward_hook(self, with_kwargs=True)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """An adapter, its tensors, and the ones it started with where these took a part out of the weight."""
+
+    adapter: Adapter
+    tensors: Mapping[str, Tensor]
+    start: Mapping[str, Tensor]
+
+
 @dataclass
 class Attachment:
-    """What `attach` did to a model: enough to undo it and to save it. Every module of the model carries it."""
+    """What `attach` did to a model: enough to undo it and to save it. Every module of the model carries it.
+
+    left_out: layers that a method targeted and gave no share of its budget.
+    requires_grad: of the base parameters, before. originals: weights that were replaced, by the name of their layer.
+    starts: by the name of the layer, the factors that its residual was formed with.
+    """
 
     model: nn.Module
     configs: list[Config]
     adapters: list[Adapter]
-    requires_grad: dict[str, bool]  # of the base parameters, before
+    left_out: list[Adapter]
+    requires_grad: dict[str, bool]
+    originals: dict[str, nn.Parameter] = field(default_factory=dict)
+    starts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     handles: list[RemovableHandle] = field(default_factory=list)
+
+    def base_weight(self, layer: Layer) -> Tensor:
+        """The undamaged weight (d_out, d_in), in the dtype and on the device that the model has now."""
+        if layer.name not in self.originals:
+            return layer.weight
+        original = self.originals[layer.name].detach().to(layer.weight.device, layer.weight.dtype)
+        return original.T if layer.transposed else original
 
 
 def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data: Iterable[Any] | None = None) -> nn.Module:
@@ -86,19 +125,53 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
 
     Adapters are forward hooks; their tensors become parameters and buffers of the layer under the names of the README's
     table, so an optimizer over `[p for p in model.parameters() if p.requires_grad]` trains exactly them.
+    Methods that take a part out of the weight (their files say so) replace it by what is left, and keep the original.
+
+    calibration_data: for methods that start from data: an iterable of model inputs, each a tensor, a tuple or a mapping; a mapping's
+        `attention_mask`, and `label_mask` where the method uses it, (batch, tokens), say which tokens count. It is run through the
+        model as it is, in eval mode, before anything is changed.
 
     Raises TypeError for something that is no config, ValueError for a config that matches nothing, overlaps another
-    or does not fit a layer, RuntimeError if adapters are attached already. The model is then as it was.
+    or does not fit a layer, for missing, superfluous or too little data, RuntimeError if adapters are attached already. The model is then as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
     configs = [config] if not isinstance(config, Iterable) or isinstance(config, str) else list(config)
     adapters = plan(model, configs)
-    if calibration_data is not None:
-        names = ", ".join(sorted({adapter.variant.name for adapter in adapters}))
-        raise ValueError(f"calibration_data was given, but {names} uses none")
-    commit(model, configs, [(adapter, adapter.initial()) for adapter in adapters])
+    statistics = _statistics(model, adapters, calibration_data)
+    adapters, left_out = resolve(adapters, statistics)
+    planned = []
+    for adapter in tqdm(adapters, desc="attach", unit="layer", delay=PROGRESS_AFTER):
+        tensors = adapter.initial(statistics.get(adapter.layer.name))
+        planned.append(Planned(adapter, tensors, tensors))
+    commit(model, configs, planned, left_out)
     return model
+
+
+def _statistics(model: nn.Module, adapters: Sequence[Adapter], data: Iterable[Any] | None) -> dict[str, Statistics]:
+    """What the layers receive whose method starts from data."""
+    need = [adapter for adapter in adapters if adapter.variant.statistics]
+    names = ", ".join(sorted({adapter.variant.name for adapter in need or adapters}))
+    if need and data is None:
+        raise ValueError(f"{names} starts from data: pass calibration_data, an iterable of model inputs")
+    if data is not None and not need:
+        raise ValueError(f"calibration_data was given, but {names} uses none")
+    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+
+
+def resolve(adapters: Sequence[Adapter], statistics: Mapping[str, Statistics]) -> tuple[list[Adapter], list[Adapter]]:
+    """The adapters with what each layer's config comes to, and those that get no share."""
+    resolved, left_out = [], []
+    for asked in {id(adapter.asked): adapter.asked for adapter in adapters}.values():
+        group = [adapter for adapter in adapters if adapter.asked is asked]
+        seen = [statistics.get(adapter.layer.name) for adapter in group]
+        configs = group[0].variant.resolve(asked, [adapter.layer for adapter in group], seen)
+        for adapter, config in zip(group, configs, strict=True):
+            if config is None:
+                left_out.append(adapter)
+            else:
+                resolved.append(replace(adapter, config=config))
+    return resolved, left_out
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -140,7 +213,7 @@ def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
                 raise ValueError(
                     f"two configs target {layer.name}: {other.config!r} and {config!r}; narrow one with target_names or exclude_names"
                 )
-            adapters[layer.name] = Adapter(variant, config, layer)
+            adapters[layer.name] = Adapter(variant, config, layer, config)
             _check_fits(adapters[layer.name])
     return list(adapters.values())
 
@@ -161,23 +234,33 @@ def _check_fits(adapter: Adapter) -> None:
         )
     if problem := variant.fits(adapter.config, layer):
         raise ValueError(f"{where}: {problem}")
+    if variant.residual and not isinstance(layer.module.weight, nn.Parameter):
+        raise ValueError(f"{where}: the method replaces the weight, which is no parameter of the layer here; exclude it")
     taken = [name for name in adapter.shapes if hasattr(layer.module, name)]
     if taken:
         raise RuntimeError(f"{where}: the layer owns {', '.join(taken)} already; detach what put it there")
 
 
-def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[tuple[Adapter, Mapping[str, Tensor]]]) -> None:
+def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[Planned], left_out: Sequence[Adapter]) -> None:
     """Put planned adapters and their tensors into the model. What fails here is undone."""
-    adapters = [adapter for adapter, _ in planned]
     if torch.is_inference_mode_enabled():
         raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
-    attachment = Attachment(model, list(configs), adapters, {name: p.requires_grad for name, p in model.named_parameters()})
+    attachment = Attachment(
+        model,
+        list(configs),
+        [p.adapter for p in planned],
+        list(left_out),
+        {name: p.requires_grad for name, p in model.named_parameters()},
+    )
+    residuals = [p.adapter.residual(p.adapter.layer.weight, p.start) for p in planned]
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for adapter, tensors in planned:
-            module = adapter.layer.module
-            for name, value in tensors.items():
+        for p, residual in zip(planned, residuals, strict=True):
+            adapter, module = p.adapter, p.adapter.layer.module
+            if residual is not None:
+                replace_weight(attachment, p, residual)
+            for name, value in p.tensors.items():
                 if name in adapter.parameters:
                     module.register_parameter(name, nn.Parameter(value))
                 else:
@@ -190,10 +273,23 @@ def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[tuple[
         raise
 
 
+def replace_weight(attachment: Attachment, p: Planned, residual: Tensor) -> None:
+    """Put the residual in the weight's place. A new parameter: one that is tied to the weight keeps the original."""
+    name, module = p.adapter.layer.name, p.adapter.layer.module
+    assert isinstance(module.weight, nn.Parameter)
+    attachment.originals.setdefault(name, module.weight)
+    attachment.starts[name] = {key: value.detach().clone() for key, value in p.start.items()}
+    module.weight = nn.Parameter(residual, requires_grad=False)
+
+
 def undo(model: nn.Module, attachment: Attachment) -> None:
     """Take everything out again that `commit` put in."""
     for handle in attachment.handles:
         handle.remove()
+    for adapter in attachment.adapters:
+        if (original := attachment.originals.get(adapter.layer.name)) is not None:
+            original.data = original.data.to(adapter.layer.weight.device, adapter.layer.weight.dtype)  # as the model was moved
+            adapter.layer.module.weight = original
     for adapter in attachment.adapters:
         for name in adapter.shapes:
             if hasattr(adapter.layer.module, name):

@@ -1,8 +1,8 @@
 """What a method has to say about itself, and the table of all methods."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,15 @@ Shapes = dict[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
 
 VARIANTS: dict[str, "Variant"] = {}
+
+
+class Statistics(Protocol):
+    """What is kept of the inputs of a layer: memory O(d_in²) at most, however many tokens there are."""
+
+    uses_label_mask: bool  # whether a batch's `label_mask` selects tokens, beside its `attention_mask`
+
+    def update(self, x: Tensor) -> None:
+        """Add what one call of the layer receives: x (tokens, d_in), at least one token."""
 
 
 # Functions with names, not lambdas, so that attached models can be pickled.
@@ -28,12 +37,22 @@ def fits_anything(config: Config, layer: Layer) -> str | None:
     return None
 
 
+def as_asked(config: Config, layers: Sequence[Layer], statistics: Sequence[Any]) -> Sequence[Config]:
+    """For methods that treat every layer alike."""
+    return [config] * len(layers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """One adapter method.
 
     parameters, buffers: canonical names and shapes of the trainables and of the frozen tensors, for a config and layer.
-    init: their values at the start, drawn in float32 from the global generator whatever the adapter's dtype.
+    init: (config, layer) → their values at the start, drawn in float32 from the global generator whatever the adapter's dtype;
+        (config, layer, statistics) for methods that start from data. It may hold more than the shapes name.
+    statistics: (config, layer) → an empty accumulator of what the layer receives, for methods that start from data.
+    resolve: (config, layers, their statistics) → the config of each layer, or None to leave it alone, for methods that share
+        out a budget; ValueError for too little data.
+    residual: (config, W, start) → W_res (d_out, d_in), which replaces W, for methods that take a part of W out.
     forward: (config, layer, tensors, x, y) → the adapted output; x (…, d_in) in the adapter's dtype, y = x Wᵀ + b (…, d_out).
     adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x, for methods on the input side. One of the two is there.
     fits: (config, layer) → what is wrong with this size of layer for these options, or None.
@@ -45,7 +64,10 @@ class Variant:
     config: type[Config]
     parameters: Callable[[Any, Layer], Shapes]
     buffers: Callable[[Any, Layer], Shapes] = no_buffers
-    init: Callable[[Any, Layer], Tensors]
+    init: Callable[..., Tensors]
+    statistics: Callable[[Any, Layer], Statistics] | None = None
+    resolve: Callable[[Any, Sequence[Layer], Sequence[Any]], Sequence[Any]] = as_asked
+    residual: Callable[[Any, Tensor, Tensors], Tensor] | None = None
     forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor] | None = None
     adapt_input: Callable[[Any, Layer, Tensors, Tensor], Tensor] | None = None
     fits: Callable[[Any, Layer], str | None] = fits_anything

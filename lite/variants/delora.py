@@ -2,7 +2,7 @@
 
 y = x Wᵀ + b + (λ/r)·Σ_i b_i (a_i ∘ n)·drop(x) / (‖a_i‖·‖b_i‖);  a_i rows of A, b_i columns of B, n_j = ‖W[:, j]‖₂ per input
 channel, frozen; both norms are clamped from below at 1e-4.
-Identity at init: B = 0, so the added term is exactly zero.
+Identity at init: B = 0, so the added term is exactly zero; with init "kaiming" it is not, by about λ.
 Departures: the paper subtracts a frozen copy of the initial update instead of starting at B = 0; peft does as here.
 All factors are folded into A (r, d_in) and B (d_out, r) before they meet x; the same function, cheaper.
 Sources: Bini et al. 2025 (arXiv:2503.18225), ΔW = (λ‖W‖/r)·BΞA; peft `tuners/delora/layer.py` (`DeloraLinear.forward`).
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lite.config import Config, option, options, positive, positive_int, probability
+from lite.config import Config, one_of, option, options, positive, positive_int, probability
 from lite.layers import Layer
 from lite.variant import Shapes, Tensors, Variant, register
 
@@ -28,11 +28,13 @@ class DeLoRAConfig(Config):
     r: rank of the update.
     lambda0: initial strength λ, the bound on the update's norm relative to the weight's; at 0 nothing could be trained.
     dropout: probability of dropping an element of the adapter's input while training.
+    init: of B, "zero", or "kaiming" (uniform ±1/√r): then λ and A have gradients from the first step on, and the start is no identity.
     """
 
     r: int = option(8, positive_int)
     lambda0: float = option(15.0, positive)
     dropout: float = option(0.0, probability)
+    init: str = option("zero", one_of("zero", "kaiming"))
 
 
 def parameters(config: DeLoRAConfig, layer: Layer) -> Shapes:
@@ -46,9 +48,12 @@ def buffers(config: DeLoRAConfig, layer: Layer) -> Shapes:
 def init(config: DeLoRAConfig, layer: Layer) -> dict[str, Tensor]:
     A = torch.empty(config.r, layer.d_in, dtype=torch.float32, device="cpu")
     nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+    B = torch.zeros(layer.d_out, config.r, dtype=torch.float32, device="cpu")
+    if config.init == "kaiming":
+        nn.init.kaiming_uniform_(B, a=math.sqrt(5))
     return {
         "lora_A": A,
-        "lora_B": torch.zeros(layer.d_out, config.r),
+        "lora_B": B,
         "lora_lambda": torch.tensor(float(config.lambda0), dtype=torch.float32),
         "lora_wnorm": torch.linalg.norm(layer.weight, dim=0),
     }

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lite.config import options
+from lite.config import one_of, option, options
 from lite.layers import Layer
 from lite.variant import Shapes, Tensors, Variant, register
 from lite.variants import lora
 
 
 @options
-class DoRAConfig(lora.LoRAConfig):
+class DoRAConfig(lora.LowRankConfig):
     """DoRA (arXiv:2402.09353).
 
     r: rank of the update.
@@ -30,15 +30,21 @@ class DoRAConfig(lora.LoRAConfig):
     init: of A, "kaiming" (uniform ±1/√d_in) or "gaussian" (standard deviation 1/r); B starts at zero.
     """
 
+    init: str = option("kaiming", one_of("kaiming", "gaussian"))
+
 
 def parameters(config: DoRAConfig, layer: Layer) -> Shapes:
-    return lora.parameters(config, layer) | {"lora_m": (layer.d_out,)}
+    return {"lora_A": (config.r, layer.d_in), "lora_B": (layer.d_out, config.r), "lora_m": (layer.d_out,)}
 
 
 def init(config: DoRAConfig, layer: Layer) -> dict[str, Tensor]:
     # Through the adapter's dtype, as `forward` computes n: then m/n is exactly 1.
     weight = layer.weight.to(config.dtype or layer.weight.dtype)
-    return lora.init(config, layer) | {"lora_m": torch.linalg.norm(weight, dim=1)}
+    return {
+        "lora_A": lora.uniform_or_normal(config.init, config.r, layer.d_in),
+        "lora_B": torch.zeros(layer.d_out, config.r),
+        "lora_m": torch.linalg.norm(weight, dim=1),
+    }
 
 
 def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
@@ -63,6 +69,6 @@ DORA = register(
         init=init,
         forward=forward,
         reads_weight=True,
-        peft=lora.LORA.peft | {"lora_m": "lora_magnitude_vector"},
+        peft={"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_m": "lora_magnitude_vector"},
     )
 )

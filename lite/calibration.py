@@ -1,0 +1,165 @@
+"""Calibration: what the targeted layers receive while data runs through the undamaged model."""
+
+import inspect
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lite.config import Config
+from lite.layers import Layer
+from lite.variant import Statistics, variant_of
+
+MASKS = ("attention_mask", "label_mask")
+PROGRESS_AFTER = 1.0  # seconds; shorter work needs no bar
+
+
+def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: Iterable[Any]) -> dict[str, Statistics]:
+    """Run `data` through the model as it is, in eval mode and without gradients; what each layer received, by its name.
+
+    Layers of one config that receive the very same tensor share one accumulator.
+
+    Raises TypeError for a batch of another kind, ValueError for no data, a mask that fits no input, values that are not
+    finite, or a layer that was never reached. Modes and hooks are then as before.
+    """
+    if isinstance(data, Tensor | Mapping | str):
+        raise TypeError(f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put it into a list")
+    readers = [Reader(config, layer) for config, layer in targets]
+    calls, mask_of_batch = _Calls(), _Masks()
+    batches = 0
+    with torch.no_grad(), _eval_mode(model), _hooks(readers, calls, mask_of_batch):
+        for batch in tqdm(data, desc="calibration", unit="batch", delay=PROGRESS_AFTER):
+            batches += 1
+            calls.seen.clear()
+            arguments, keywords = mask_of_batch.take(model, batch, batches)
+            model(*arguments, **keywords)
+    if batches == 0:
+        raise ValueError("calibration_data is empty: at least one batch is needed (a generator can be used once only)")
+    for reader in readers:
+        if reader.tokens == 0:
+            raise ValueError(
+                f"{reader.layer.name} received no token in {batches} batches: every one is masked, or the layer is not used"
+            )
+    return {reader.layer.name: reader.statistics for reader in readers}
+
+
+class Reader:
+    """Reads one layer's input. `statistics` is shared with the reader that first saw the same tensor."""
+
+    def __init__(self, config: Config, layer: Layer) -> None:
+        self.config, self.layer = config, layer
+        self.tokens = 0
+        self.leader: Reader | None = None
+        make = variant_of(config).statistics
+        assert make is not None
+        self.statistics: Statistics = make(config, layer)
+
+    def read(self, x: Tensor, calls: "_Calls", masks: "_Masks") -> None:
+        """Add what the layer is about to receive."""
+        first = calls.first_reader(self, x)
+        if self.leader is None:
+            self.leader = first
+            self.statistics = first.statistics
+        if self.leader is not first:
+            raise ValueError(
+                f"{self.layer.name} and {self.leader.layer.name} received one tensor in the first batch, but not later; attach them by two configs"
+            )
+        rows = masks.select(x, self.layer, uses_labels=self.statistics.uses_label_mask)
+        self.tokens += len(rows)
+        if first is not self or len(rows) == 0:
+            return
+        if not torch.isfinite(rows).all():
+            raise ValueError(f"{self.layer.name} received values that are not finite in batch {masks.batch}")
+        self.statistics.update(rows)
+
+
+class _Calls:
+    """Who read which tensor first. Tensors are held weakly: they live as long as the model keeps them."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[int, Config], tuple[weakref.ref[Tensor], int, Reader]] = {}
+
+    def first_reader(self, reader: Reader, x: Tensor) -> Reader:
+        key = (id(x), reader.config)
+        alive, version, first = self.seen.get(key, (None, -1, reader))
+        if alive is not None and alive() is x and version == x._version and first is not reader:
+            return first
+        self.seen[key] = (weakref.ref(x), x._version, reader)
+        return reader
+
+
+class _Masks:
+    """The masks of the batch that is running."""
+
+    def __init__(self) -> None:
+        self.batch = 0
+        self.masks: dict[str, Tensor] = {}
+
+    def take(self, model: nn.Module, batch: Any, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Keep the masks of a batch; the arguments that the model gets."""
+        self.batch, self.masks = number, {}
+        if isinstance(batch, Tensor):
+            return (batch,), {}
+        if isinstance(batch, Mapping):
+            self.masks = {name: batch[name] for name in MASKS if batch.get(name) is not None}
+            for name, mask in self.masks.items():
+                if not isinstance(mask, Tensor) or mask.ndim != 2:
+                    raise ValueError(f"batch {number}: {name} should be a tensor (batch, tokens), got {_shape(mask)}")
+            taken = inspect.signature(model.forward).parameters
+            anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+            left_out = {"label_mask"} if anything else set(MASKS)  # ours, unless the model names it
+            return (), {key: value for key, value in batch.items() if key in taken or key not in left_out}
+        if isinstance(batch, tuple | list):
+            return tuple(batch), {}
+        raise TypeError(f"batch {number} of calibration_data should be a tensor, a tuple or a mapping, got {type(batch).__name__}")
+
+    def select(self, x: Tensor, layer: Layer, *, uses_labels: bool) -> Tensor:
+        """The rows (tokens, d_in) that no mask leaves out."""
+        rows = x.reshape(-1, layer.d_in)
+        for name, mask in self.masks.items():
+            if name == "label_mask" and not uses_labels:
+                continue
+            if x.shape[:-1] == mask.shape or (x.ndim == 2 and len(x) == mask.numel()):
+                continue
+            if x.ndim == 2 and len(x) == len(mask):  # one vector per sequence: a pooled one has no padding
+                return rows
+            raise ValueError(
+                f"batch {self.batch}: {name} {tuple(mask.shape)} does not fit what {layer.name} receives, {tuple(x.shape)}; exclude the layer"
+            )
+        keep = torch.ones(len(rows), dtype=torch.bool, device=x.device)
+        for name, mask in self.masks.items():
+            if name == "attention_mask" or uses_labels:
+                keep &= mask.reshape(-1).to(x.device).bool()
+        return rows[keep]
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _hooks(readers: Iterable[Reader], calls: _Calls, masks: _Masks) -> Iterator[None]:
+    def hook(reader: Reader, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        reader.read(args[0] if args else kwargs[reader.layer.input_name], calls, masks)
+
+    with ExitStack() as stack:
+        for reader in readers:
+            handle = reader.layer.module.register_forward_pre_hook(partial(hook, reader), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield

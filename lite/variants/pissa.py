@@ -1,0 +1,63 @@
+"""PiSSA: LoRA that starts as the weight's leading singular part, beside a frozen residual.
+
+y = x W_resᵀ + b + s·(drop(x) Aᵀ) Bᵀ,  W_res = W − s·B₀A₀;  W = U S Vᵀ,  A₀ = √(S_r/s)·V_rᵀ,  B₀ = U_r·√(S_r/s),  s as in LoRA
+Identity at init: up to rounding: the residual is rounded to the base's dtype, and two sums replace one.
+Departures: W_res is formed from A₀ and B₀ as they are stored, rounded; peft forms it from float32 factors and rounds them afterwards,
+which costs half as much again in bfloat16 (pissa-rounded-after). r above min(d_out, d_in) is refused, peft builds and cannot reload it. A float64 base is
+decomposed in float64, peft refuses it. A file keeps A₀ and B₀, so that a randomised start (niter) comes back; peft's draws again.
+Costs one more copy of every targeted weight: the original is kept for `detach`.
+Sources: Meng et al. 2024 (arXiv:2404.02948) §3; peft `tuners/lora/layer.py` (`pissa_init`).
+"""
+
+from torch import Tensor
+
+from lite.config import option, optional, options, positive_int
+from lite.decomposition import leading, rank_fits, without
+from lite.layers import Layer
+from lite.variant import Tensors, Variant, register
+from lite.variants import lora
+
+
+@options
+class PiSSAConfig(lora.BiasedConfig):
+    """PiSSA (arXiv:2404.02948).
+
+    r: rank of the trained part, at most min(d_out, d_in).
+    alpha: numerator of its scale.
+    dropout: probability of dropping an element of the adapter's input while training.
+    rslora: scale by alpha/√r instead of alpha/r.
+    lora_bias: train a bias of B, too; it starts at zero and is scaled like the update.
+    niter: None for the exact decomposition, else the power iterations of a randomised one, drawn from the global generator.
+    """
+
+    niter: int | None = option(None, optional(positive_int))
+
+
+def init(config: PiSSAConfig, layer: Layer) -> dict[str, Tensor]:
+    U, S, Vh = leading(layer.weight, config.r, config.niter)
+    return balanced(config, U, S, Vh)
+
+
+def balanced(config: lora.BiasedConfig, U: Tensor, S: Tensor, Vh: Tensor) -> dict[str, Tensor]:
+    """A and B with s·B A = U S Vh, each with one half of S."""
+    root = (S / lora.scale(config)).sqrt()  # (r,)
+    return {"lora_A": root[:, None] * Vh, "lora_B": U * root, "lora_b": U.new_zeros(U.shape[0])}
+
+
+def residual(config: lora.BiasedConfig, weight: Tensor, t: Tensors) -> Tensor:
+    return without(weight, lora.scale(config), t["lora_B"], t["lora_A"])
+
+
+PISSA = register(
+    Variant(
+        name="pissa",
+        config=PiSSAConfig,
+        parameters=lora.parameters,
+        init=init,
+        residual=residual,
+        forward=lora.forward,
+        fits=rank_fits,
+        reads_weight=True,
+        peft=lora.LORA.peft,
+    )
+)
