@@ -9,14 +9,22 @@ from lite.runtime import attach, detach
 from lite.variant import VARIANTS, Variant
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
+from lite.variants.hra import HRAConfig
+from lite.variants.ia3 import IA3Config
+from lite.variants.ia3_ff import IA3FFConfig
 from lite.variants.lora import LoRAConfig
+from lite.variants.road import RoadConfig
 
 __all__ = [
     "VARIANTS",
     "Config",
     "DeLoRAConfig",
     "DoRAConfig",
+    "HRAConfig",
+    "IA3Config",
+    "IA3FFConfig",
     "LoRAConfig",
+    "RoadConfig",
     "Variant",
     "attach",
     "detach",
