@@ -1,5 +1,7 @@
 """RoAd against peft and the paper."""
 
+from typing import Any
+
 from conformance.parametrize import parametrized
 from conformance.suite import BARE, Suite, grid
 from conformance.suites.lite_layers import LiteLayer
@@ -7,7 +9,7 @@ from lite.variants.road import ROAD
 from refs import road
 from refs.case import Case
 
-OPTIONS = [{"group_size": 8}, *({"road_variant": name, "group_size": g} for name in ("road_2", "road_4") for g in (4, 8))]
+OPTIONS: list[dict[str, Any]] = [{"group_size": 8}, *({"road_variant": name, "group_size": g} for name in ("road_2", "road_4") for g in (4, 8))]
 
 
 def grouped(case: Case) -> Case:

@@ -5,6 +5,8 @@ Identity at init: rows come in equal pairs, and two equal reflections cancel, up
 Departures: the product is never formed. With unit rows V, H_1 … H_r = I − Vᵀ T V, where T (r, r) is the inverse of the upper
 triangular S with S_ii = ½ and S_ij = v_i·v_j above (compact WY); S, T and x Vᵀ Tᵀ are in float64, because nearly parallel rows
 lose float32's digits. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
+hra-base-dtype: an adapter wider than its base layer hands on an input in the base's dtype, so that its gradient is as precise
+as the base's; peft casts the whole weight instead (and cannot take a quantised one).
 apply_gs is refused: Gram–Schmidt divides the second row of every equal pair by a remainder of rounding noise, so that the
 start is random (peft accepts it: off by 0.7 … 2.1, now and then not finite).
 Sources: Yuan et al. 2024 (arXiv:2405.17484) §3; Schreiber & Van Loan 1989 for compact WY; peft `tuners/hra/layer.py`
@@ -58,7 +60,7 @@ def adapt_input(config: HRAConfig, layer: Layer, t: Tensors, x: Tensor) -> Tenso
     S = gram.triu(1) + gram.diag().diag() / 2
     T = torch.linalg.solve_triangular(S, torch.eye(config.r, dtype=S.dtype, device=S.device), upper=True)
     z = F.linear(F.linear(x, V).double(), T)  # (…, r), x Vᵀ Tᵀ
-    return x - z.to(x.dtype) @ V
+    return x - torch.matmul(z.to(x.dtype), V)
 
 
 HRA = register(
