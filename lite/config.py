@@ -51,6 +51,11 @@ def positive_int(value: Any) -> str | None:
     return None if ok else "must be an integer of at least 1"
 
 
+def even(value: Any) -> str | None:
+    """Sizes of what comes in pairs or halves."""
+    return "must be an even integer of at least 2" if positive_int(value) or value % 2 else None
+
+
 def finite(value: Any) -> str | None:
     """Scales of either sign."""
     ok = (

@@ -24,10 +24,11 @@ class Exactly:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Starts uniform in ±bound."""
+    """Starts uniform in ±bound. copies: how many times in a row each row is there."""
 
     bound: float
     shape: tuple[int, ...]
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)

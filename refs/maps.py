@@ -1,7 +1,7 @@
 """Maps between canonical and foreign tensors. A map is data; this module carries values in and gradients out.
 
 Notation, per canonical name: the foreign name, or a mapping with `name` and any of
-`transpose` (bool), `shape` (the foreign shape), `sign` (±1) and `scale` (a number): foreign = scale · sign · reshape(transpose(canonical)).
+`transpose` (bool), `shape` (the foreign shape; one size may be −1 and follows from the others), `sign` (±1) and `scale` (a number): foreign = scale · sign · reshape(transpose(canonical)).
 """
 
 import math
@@ -38,11 +38,17 @@ class Entry:
 
     def _unshape(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         turned = shape[::-1] if self.transpose else shape
-        expected = turned if self.shape is None else self.shape
+        expected = turned if self.shape is None else _filled(self.shape, math.prod(shape))
         if tuple(foreign.shape) != expected or math.prod(expected) != math.prod(shape):
             raise ValueError(f"{self.name} has shape {tuple(foreign.shape)}, should be {expected} for canonical {shape}")
         flat = foreign.reshape(turned)
         return flat.T if self.transpose else flat
+
+
+def _filled(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """A shape for `count` numbers, whose −1 is what the other sizes leave."""
+    rest = -math.prod(shape) if -1 in shape else 0
+    return tuple(count // rest if rest and size == -1 else size for size in shape)
 
 
 def parse(data: Mapping[str, Any]) -> dict[str, Entry]:
@@ -63,6 +69,8 @@ def _entry(canonical: str, spec: Any) -> Entry:
         raise ValueError(f"map entry {canonical}: transpose should be True or False, got {transpose!r}")
     if shape is not None and not (isinstance(shape, tuple | list) and all(type(size) is int for size in shape)):
         raise ValueError(f"map entry {canonical}: shape should be a sequence of integers, got {shape!r}")
+    if shape is not None and list(shape).count(-1) > 1:
+        raise ValueError(f"map entry {canonical}: at most one size of a shape can follow from the others, got {shape!r}")
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in (sign, scale)):
         raise ValueError(f"map entry {canonical}: sign and scale should be finite numbers, got {sign!r} and {scale!r}")
     if sign * scale == 0:

@@ -65,9 +65,8 @@ class PeftLayer:
         self.reset(layer, case)
         entries = parse(self.map)
         tensors = _tensors(layer, {entry.name for entry in entries.values()})
-        if case.adapter_dtype:
-            for entry in entries.values():
-                tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype))
+        for entry in entries.values():  # some resets make float32 tensors whatever the base
+            tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype or case.dtype))
         return Subject(layer, caller(layer, case, "x"), entries, tensors, self.formula.shapes(case, problem.weight))
 
     def arguments(self, case: Case) -> dict[str, Any]:

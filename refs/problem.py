@@ -80,8 +80,9 @@ def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
         match init:
             case Exactly(value):
                 values[name] = value.double()
-            case Uniform(bound, shape):
-                values[name] = (uniform(case.seed, "init", name, shape=shape) * 2 - 1) * bound
+            case Uniform(bound, shape, copies):
+                drawn = (shape[0] // copies, *shape[1:])
+                values[name] = ((uniform(case.seed, "init", name, shape=drawn) * 2 - 1) * bound).repeat_interleave(copies, dim=0)
             case Normal(std, shape):
                 values[name] = normal(case.seed, "init", name, shape=shape) * std
     return values
