@@ -36,12 +36,15 @@ def _option_matters(case: Case, name: str, formula: Formula) -> bool:
     """Whether leaving the option out changes the start or the function; dropout shows in train mode by itself."""
     if name == "dropout":
         return bool(case.option(name, 0.0))
+    if name in formula.unseen:
+        return True
     others = {other: value for other, value in case.options if other != name}
     without = Case(**{field: getattr(case, field) for field in case.__slots__} | {"options": tuple(others.items())})
     weight, bias, _ = base(case)
     here, there = start(case, formula, weight), start(without, formula, weight)
     if here.keys() != there.keys() or any(not here[key].equal(there[key]) for key in here):
         return True
-    values = problem(case.but(state="perturbed"), formula).parameters
+    numbers = problem(case.but(state="perturbed"), formula)
+    values = numbers.parameters | numbers.frozen
     pairs = zip(formula.adapted(case, weight, bias, values), formula.adapted(without, weight, bias, values), strict=True)
     return any(one is not None and other is not None and not one.equal(other) for one, other in pairs)

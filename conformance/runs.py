@@ -3,10 +3,10 @@
 import functools
 
 from refs.case import Case
-from refs.closed_form import sensitivity
+from refs.closed_form import sensitivity, start_sensitivity
 from refs.formula import Formula
 from refs.problem import Problem, problem
-from refs.subject import Implementation, Subject, Trace, run
+from refs.subject import Implementation, Subject, Trace, run, run_at
 from refs.threads import one_thread
 
 
@@ -19,8 +19,7 @@ def build(implementation: Implementation, case: Case, formula: Formula, numbers:
 @functools.lru_cache(maxsize=4096)
 def at_values(implementation: Implementation, case: Case, formula: Formula) -> Trace:
     """The trace with the case's parameters copied in."""
-    numbers = problem(case, formula)
-    return run(build(implementation, case, formula), case, numbers, numbers.parameters)
+    return run_at(build(implementation, case, formula), case, problem(case, formula), formula)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -28,13 +27,14 @@ def oracle(implementation: Implementation, case: Case, formula: Formula) -> Trac
     """The same numbers run in float64."""
     numbers = problem(case, formula)
     exact = case.but(dtype="float64", adapter_dtype=None)
-    return run(build(implementation, exact, formula, numbers), exact, numbers, numbers.parameters)
+    return run_at(build(implementation, exact, formula, numbers), exact, numbers, formula)
 
 
 @functools.lru_cache(maxsize=4096)
-def at_own_init(implementation: Implementation, case: Case, formula: Formula) -> Trace:
-    """The trace with the parameters the implementation started with."""
-    return run(build(implementation, case, formula), case, problem(case, formula))
+def at_own_init(implementation: Implementation, case: Case, formula: Formula, numbers: Problem | None = None) -> Trace:
+    """The trace with the parameters the implementation started with. numbers: another case's."""
+    numbers = numbers or problem(case, formula)
+    return run(build(implementation, case, formula, numbers), case, numbers)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -45,5 +45,10 @@ def _kappa(case: Case, formula: Formula) -> dict[str, float]:
 def kappa(case: Case, formula: Formula) -> dict[str, float]:
     """κ of every tensor of the trace. It belongs to the numbers and the function, not to how a case is run."""
     coarse = "float32" if case.dtype == "float64" else case.dtype
-    plain = case.but(dtype=coarse, adapter_dtype=None, layer="linear", call="positional", mode="train")
-    return _kappa(plain, formula)
+    return _kappa(case.numbers.but(dtype=coarse), formula)
+
+
+@functools.lru_cache(maxsize=1024)
+def start_kappa(case: Case, formula: Formula) -> dict[str, float]:
+    """κ of what a method takes from a decomposition or from data at its start."""
+    return start_sensitivity(case, problem(case, formula), formula)

@@ -37,8 +37,8 @@ class Lifecycle(Protocol):
     def reads_weight(self) -> bool:
         """Whether the method needs a dense weight, so that quantised layers are refused."""
 
-    def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
-        """Attach one adapter per request to the layers it targets (`target_names`)."""
+    def attach(self, model: nn.Module, *requests: Mapping[str, Any], data: Iterable[Any] | None = None) -> None:
+        """Attach one adapter per request to the layers it targets (`target_names`). data: inputs of the model to start from."""
 
     def detach(self, model: nn.Module) -> None:
         """Undo `attach`."""
@@ -133,16 +133,30 @@ class Suite:
         return (ClosedForm(self.formula), *self.references)
 
 
-def grid(*, rank: bool = True, alpha: bool, options: Iterable[Mapping[str, Any]] = ()) -> tuple[Case, ...]:
+def grid(
+    *,
+    rank: bool = True,
+    alpha: bool,
+    weight: str = "random",
+    data: str = "",
+    options: Iterable[Mapping[str, Any]] = (),
+    wide: bool = True,
+) -> tuple[Case, ...]:
     """The cases every suite runs: d_in, d_out, rank, tokens and batch all differ; square is added, never alone.
 
-    rank, alpha: whether the method has one. options: the variant's own, one case each.
+    rank, alpha: whether the method has one. weight: kind of those that are of no other. data: what it starts from, if it does.
+    options: the variant's own, one case each. wide: whether to run on a large real layer, too; what costs d_in³ does not.
     """
 
     def case(d_in: int, d_out: int, rank_: int, alpha_: float, **more: Any) -> Case:
+        more = {"weight": weight, "data": data} | more
         return Case(d_in=d_in, d_out=d_out, rank=rank_ if rank else None, alpha=alpha_ if alpha else None, **more)
 
     plain = case(24, 16, 4, 6.0, batch=(2, 5))
+    real = [
+        case(384, 384, 8, 12.0, batch=(3, 10), weight="minilm:encoder.layer.3.attention.self.query"),
+        case(1536, 384, 6, 9.0, batch=(3, 7), weight="minilm:encoder.layer.3.output.dense"),
+    ]
     return (
         plain,
         case(10, 33, 3, 10.0, bias=False, batch=(7,), weight="flat"),
@@ -151,6 +165,5 @@ def grid(*, rank: bool = True, alpha: bool, options: Iterable[Mapping[str, Any]]
         case(16, 16, 3, 4.0, call="keyword", batch=(9,)),
         case(40, 36, 20, 50.0, batch=(6,)),
         *(plain.but(options=given) for given in options),
-        case(384, 384, 8, 12.0, batch=(3, 10), weight="minilm:encoder.layer.3.attention.self.query"),
-        case(1536, 384, 6, 9.0, batch=(3, 7), weight="minilm:encoder.layer.3.output.dense"),
+        *(real if wide else real[:1]),
     )

@@ -53,10 +53,11 @@ class Trial:
         """The table's column: the reference, or a pair of references, or the candidate itself."""
         if self.reference is None:
             return "itself"
-        return f"{self.candidate.name}{PAIR}{self.reference.name}" if self._among_references else self.reference.name
+        return f"{self.candidate.name}{PAIR}{self.reference.name}" if self.is_among_references else self.reference.name
 
     @property
-    def _among_references(self) -> bool:
+    def is_among_references(self) -> bool:
+        """Whether a reference is judged by another."""
         return any(self.candidate is reference for reference in self.suite.references)
 
     def report(self, verdict: Verdict, what: str = "", case: Case | None = None, **more: Any) -> None:
@@ -112,7 +113,7 @@ class Trial:
                 self.untested(f"{self.candidate.name} refuses a plain case: {reason}", case)
             elif reason:
                 # Among references a refusal is a fact about upstream; the candidate's own is no evidence for it.
-                self.not_applicable(reason, case, evidence=self._among_references)
+                self.not_applicable(reason, case, evidence=self.is_among_references)
             elif guarded and (reason := unguarded(case, self.formula)):
                 self.untested(f"the case has no guards: {reason}", case)
             else:

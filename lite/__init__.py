@@ -10,8 +10,34 @@ from lite.variant import VARIANTS, Variant
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
+from lite.variants.eva import EVAConfig
+from lite.variants.hra import HRAConfig
+from lite.variants.ia3 import IA3Config
+from lite.variants.ia3_ff import IA3FFConfig
+from lite.variants.lora import LoRAConfig
+from lite.variants.lora_xs import LoRAXSConfig
+from lite.variants.olora import OLoRAConfig
+from lite.variants.pissa import PiSSAConfig
+from lite.variants.road import RoadConfig
+
+__all__ = [
+    "VARIANTS",
+    "Config",
+    "CorDAConfig",
+    "DeLoRAConfig",
+    "DoRAConfig",
+    "EVAConfig",
     "HRAConfig",
     "IA3Config",
     "IA3FFConfig",
     "LoRAConfig",
+    "LoRAXSConfig",
+    "OLoRAConfig",
+    "PiSSAConfig",
     "RoadConfig",
+    "Variant",
+    "attach",
+    "detach",
+    "load",
+    "save",
+]

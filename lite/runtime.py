@@ -287,9 +287,10 @@ def undo(model: nn.Module, attachment: Attachment) -> None:
     for handle in attachment.handles:
         handle.remove()
     for adapter in attachment.adapters:
-        if (original := attachment.originals.get(adapter.layer.name)) is not None:
+        module, original = adapter.layer.module, attachment.originals.get(adapter.layer.name)
+        if original is not None and module.weight is not original:
             original.data = original.data.to(adapter.layer.weight.device, adapter.layer.weight.dtype)  # as the model was moved
-            adapter.layer.module.weight = original
+            module.weight = original
     for adapter in attachment.adapters:
         for name in adapter.shapes:
             if hasattr(adapter.layer.module, name):

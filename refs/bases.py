@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from refs.case import Case
+from refs.maps import Entry
 
 
 class OtherLinear(nn.Module):
@@ -22,6 +23,11 @@ class OtherLinear(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """x (…, d_in) → (…, d_out)."""
         return linear(hidden_states, self.weight, self.bias)
+
+
+def weight_entry(case: Case, name: str) -> Entry:
+    """Where a base layer of the case's kind keeps W (d_out, d_in): under this name, transposed by Conv1D."""
+    return Entry(name, transpose=case.layer == "conv1d")
 
 
 INPUT_NAMES = {"linear": "input", "conv1d": "x", "other": "hidden_states"}

@@ -17,9 +17,11 @@ class Case:
     call: how the layer is called, "positional" or "keyword".
     batch: leading shape of x (…, d_in).
     dtype, adapter_dtype: of the base and, if it differs, of the adapter.
-    weight: kind of base weight and input: "random", "gap", "flat", "deficient", or "minilm:MODULE" (pretrained, real tokens).
+    weight: kind of base weight and input: "random", "decay" (singular values apart), "gap" (after the rank-th), "flat", "deficient",
+        or "minilm:MODULE" (pretrained, real tokens).
+    data: what a start from data is taken from: "" (the method uses none), or a kind of `refs.calibration`.
     options: the variant's own options as (name, value) pairs, named as in lite's config.
-    mode: "eval" or "train". state: "init", "perturbed", or one of the variant's own states.
+    mode: "eval" or "train". state: "init", "perturbed", "own" (perturbed, beside the implementation's own frozen tensors), or one of the variant's states.
     """
 
     d_in: int
@@ -34,6 +36,7 @@ class Case:
     adapter_dtype: str | None = None
     device: str = "cpu"
     weight: str = "random"
+    data: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     mode: str = "train"
     state: str = "perturbed"
@@ -59,6 +62,12 @@ class Case:
         except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"{text!r} is no case: {error}") from error
 
+    @property
+    def numbers(self) -> "Case":
+        """The case that has the same numbers: these do not depend on how it is run."""
+        options = tuple((name, value) for name, value in self.options if name != "dropout")
+        return dataclasses.replace(self, options=options, mode="train", layer="linear", call="positional", adapter_dtype=None)
+
     def option(self, name: str, default: Any) -> Any:
         """The value of one of the variant's own options."""
         return dict(self.options).get(name, default)
@@ -80,6 +89,7 @@ class Case:
             "" if self.call == "positional" else self.call,
             "x".join(map(str, self.batch)),
             self.weight if not self.weight.startswith("minilm") else "",
+            self.data,
             *(f"{name}={value}" for name, value in self.options),
             self.mode,
             self.state,

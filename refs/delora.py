@@ -30,9 +30,16 @@ def init(case: Case, weight: Tensor) -> dict[str, Init]:
     lambda0 = case.option("lambda0", DEFAULT_LAMBDA)
     return {
         "lora_A": Uniform(d_in**-0.5, (rank(case), d_in)),
-        "lora_B": Exactly(torch.zeros(d_out, rank(case), dtype=torch.float64)),
+        "lora_B": Uniform(rank(case) ** -0.5, (d_out, rank(case)))
+        if starts_moved(case)
+        else Exactly(torch.zeros(d_out, rank(case), dtype=torch.float64)),
         "lora_lambda": Exactly(torch.tensor(lambda0, dtype=torch.float64)),
     }
+
+
+def starts_moved(case: Case) -> bool:
+    """Whether B starts random, so that the layer is not the identity."""
+    return bool(case.option("init", "zero") == "kaiming")
 
 
 def frozen(case: Case, weight: Tensor) -> Tensors:
@@ -81,19 +88,25 @@ FORMULA = Formula(
     adapted=adapted,
     moved=moved,
     states={"clamped": clamped, "negative": negative},
+    identity=lambda case: not starts_moved(case),
 )
 
 
 def reset(layer: Any, case: Case) -> None:
     """peft's own init."""
-    layer.reset_delora_parameters(ADAPTER, True, case.option("lambda0", DEFAULT_LAMBDA))
+    layer.reset_delora_parameters(ADAPTER, not starts_moved(case), case.option("lambda0", DEFAULT_LAMBDA))
 
 
 def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
     """The installed peft's DeLoRA, through the variant's map."""
     return PeftLayer(
         config=peft.DeloraConfig,
-        words={"rank": "r", "lambda0": "delora_lambda", "dropout": "module_dropout"},
+        words={
+            "rank": "r",
+            "lambda0": "delora_lambda",
+            "dropout": "module_dropout",
+            "init": ("init_weights", {"zero": True, "kaiming": False}),
+        },
         reset=reset,
         map=names,
         formula=FORMULA,

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from refs.calibration import Calls, batches, calls
 from refs.case import Case
+from refs.gauge import Gauge
 
 Tensors = dict[str, Tensor]
 
@@ -39,7 +43,33 @@ class Normal:
     shape: tuple[int, ...]
 
 
-Init = Exactly | Uniform | Normal
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Starts random, with mean 0 and this root mean square; value is one such start."""
+
+    value: Tensor
+    std: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the value."""
+        return tuple(self.value.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decomposed:
+    """Starts at this value, up to what its decomposition leaves free (`Formula.gauge`) and how well it is determined."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the value."""
+        return tuple(self.value.shape)
+
+
+Init = Exactly | Uniform | Normal | Drawn | Decomposed
+RESIDUAL = "residual"  # the canonical name of a base weight that a part was taken out of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,26 +78,84 @@ class Formula:
 
     equation: what the paper says, in the project's notation. source: paper and place.
     init: (case, W) → how each trainable starts; their shapes follow.
+    init_from: (case, W, calls) → the same for methods that start from data: the tokens that the layer and the one beside it receive.
     frozen: (case, W) → the frozen tensors, computed from the base weight.
-    adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so.
+    residual: (case, W, start) → what is left of W, for methods that take a part out; it is frozen, under the name `residual`.
+    copied: whether all implementations are given the same frozen tensors, because a decomposition determines them only up to
+        signs and, in clusters, rotations. Their own are compared where they start, and in the state "own".
+    gauge: which axes of which tensors run over the components whose signs are free; the first names the tensor signs are told by.
+    adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so; the parameters
+        include the frozen tensors if these are copied.
     moved: (case, start, noise, strength) → the trainables away from their start; `strength` is what the harness turns
         until the adapter changes the output by 0.3 of its norm.
     states: more states of the trainables by name, (case, perturbed) → trainables: the variant's own kinks and clamps.
     scale: the factor that alpha stands for, if the method has one.
-    identity: whether the adapted layer at init is the base layer bit for bit.
+    identity: (case) → whether the adapted layer at init is the base layer, bit for bit or, for decompositions, up to rounding.
+    departure: (case, W, x) → the root mean square of what a nearly zero start adds to the output, for starts that are no identity.
+    condition: (case, W) → by how much the published way of computing the start multiplies rounding, beyond the start's own
+        sensitivity: the condition of a matrix that it inverts.
+    unseen: options that change how a start is computed, not what it is.
+    label_mask: whether a label mask selects data, too.
     """
 
     equation: str
     source: str
-    init: Callable[[Case, Tensor], Mapping[str, Init]]
+    init: Callable[[Case, Tensor], Mapping[str, Init]] = lambda case, weight: {}
+    init_from: Callable[[Case, Tensor, Calls], Mapping[str, Init]] | None = None
     frozen: Callable[[Case, Tensor], Tensors] = lambda case, weight: {}
+    residual: Callable[[Case, Tensor, Tensors], Tensor] | None = None
+    copied: bool = False
+    gauge: Gauge = field(default_factory=dict)
     adapted: Callable[[Case, Tensor, Tensor | None, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
     moved: Callable[[Case, Tensors, Tensors, float], Tensors]
     states: Mapping[str, Callable[[Case, Tensors], Tensors]] = field(default_factory=dict)
-    identity: bool = True
+    identity: Callable[[Case], bool] = lambda case: True
+    departure: Callable[[Case, Tensor, Tensor], float] | None = None
     scale: Callable[[Case], float] | None = None
+    condition: Callable[[Case, Tensor], float] = lambda case, weight: 1.0
+    unseen: frozenset[str] = frozenset()
+    label_mask: bool = False
+
+    def begin(self, case: Case, weight: Tensor, data: Calls | None = None) -> "Beginning":
+        """Where everything starts. data: instead of the case's own."""
+        if data is not None:
+            return self._begun(case, weight, data)
+        known = _BEGINNINGS.get(weight)
+        if known is None:
+            _BEGINNINGS[weight] = known = {}
+        key = (self, case.numbers.but(state="init"))
+        if key not in known:
+            own = calls(batches(case), labels=self.label_mask) if self.init_from else {}
+            known[key] = self._begun(case, weight, own)
+        begun: Beginning = known[key]
+        return begun
+
+    def _begun(self, case: Case, weight: Tensor, data: Calls) -> "Beginning":
+        inits = dict(self.init_from(case, weight, data) if self.init_from else self.init(case, weight))
+        frozen = dict(self.frozen(case, weight))
+        if self.residual:
+            start = {name: init.value for name, init in inits.items() if isinstance(init, Decomposed)}
+            frozen[RESIDUAL] = self.residual(case, weight, start)
+        return Beginning(inits, frozen)
 
     def shapes(self, case: Case, weight: Tensor) -> dict[str, tuple[int, ...]]:
         """Canonical shapes of trainables and frozen tensors."""
-        trainable = {name: init.shape for name, init in self.init(case, weight).items()}
-        return trainable | {name: tuple(value.shape) for name, value in self.frozen(case, weight).items()}
+        begin = self.begin(case, weight)
+        trainable = {name: init.shape for name, init in begin.inits.items()}
+        return trainable | {name: tuple(value.shape) for name, value in begin.frozen.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How each trainable starts, and the frozen tensors."""
+
+    inits: dict[str, Init]
+    frozen: Tensors
+
+    @property
+    def decomposed(self) -> Tensors:
+        """What comes from a decomposition: trainables and frozen tensors alike."""
+        return {name: init.value for name, init in self.inits.items() if isinstance(init, Decomposed)} | self.frozen
+
+
+_BEGINNINGS: Any = WeakTensorKeyDictionary()  # decompositions are dear, and every check asks for them

@@ -8,9 +8,10 @@ from typing import Any
 import peft
 from torch import Tensor, nn
 
-from refs.bases import base_layer
+from refs.bases import base_layer, weight_entry
+from refs.calibration import pair
 from refs.case import Case, as_dtype
-from refs.formula import Formula
+from refs.formula import RESIDUAL, Formula
 from refs.maps import parse
 from refs.problem import Problem
 from refs.source import location
@@ -21,6 +22,11 @@ KINDS = {"linear": "nn.Linear", "conv1d": "Conv1D", "other": "linear-like module
 ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
 
 
+def inject(model: nn.Module, config: Any, case: Case, problem: Problem) -> None:
+    """As peft does it for models of any kind."""
+    peft.inject_adapter_in_model(config, model, ADAPTER)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PeftLayer:
     """One peft method as an implementation.
@@ -29,7 +35,10 @@ class PeftLayer:
     words: the case's rank, alpha and options in peft's words: a name, or (name, {our value: peft's value}).
     reset: (layer, case) → the layer's own init, run again; seeded immediately before.
     map: canonical name → name in peft's checkpoint, as the variant declares it.
-    kinds: the base layers peft accepts for this method.
+    kinds: the base layers peft accepts for this method. single: whether it refuses a float64 base, so that the layer is made in
+        float32 and cast.
+    inject: (model, config, case, problem) → puts the adapter into the model.
+    unable: (case) → why peft cannot do this, or None.
     code: the function of the installed release that computes the method. equation: what it does, in the project's notation.
     """
 
@@ -41,6 +50,9 @@ class PeftLayer:
     code: Callable[..., Any]
     equation: str
     kinds: tuple[str, ...] = ("linear",)
+    single: bool = False
+    inject: Callable[[nn.Module, Any, Case, Problem], None] = inject
+    unable: Callable[[Case], str | None] = lambda case: None
     name: str = "peft"
 
     @property
@@ -53,21 +65,35 @@ class PeftLayer:
         return None
 
     def refuses(self, case: Case) -> str | None:
-        """Base layers that peft does not take."""
-        return None if case.layer in self.kinds else f"peft {VERSION} does not take {KINDS[case.layer]} here"
+        """Base layers and options that peft does not take."""
+        if case.layer not in self.kinds:
+            return f"peft {VERSION} does not take {KINDS[case.layer]} here"
+        reason = self.unable(case)
+        return reason and f"peft {VERSION} {reason}"
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """A peft layer at its own init."""
-        host = nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})
-        peft.inject_adapter_in_model(self.config(target_modules=["layer"], **self.arguments(case)), host, ADAPTER)
-        layer: Any = host["layer"]
+        made = case.but(dtype="float32") if self.single and case.dtype == "float64" else case
+        host: Any
+        if problem.data:
+            host, targets = pair(made, problem.weight, problem.bias), ["layer", "beside"]
+        else:
+            host, targets = nn.ModuleDict({"layer": base_layer(made, problem.weight, problem.bias)}), ["layer"]
+        self.inject(host, self.config(target_modules=targets, **self.arguments(case)), made, problem)
+        layer: Any = host.get_submodule("layer")
+        if self.formula.residual and not problem.data:  # the reset takes its part out of what is there
+            layer.get_base_layer().load_state_dict(base_layer(made, problem.weight, problem.bias).state_dict())
         seed(case)
         self.reset(layer, case)
-        entries = parse(self.map)
+        layer.to(case.torch_dtype)
+        shapes = self.formula.shapes(case, problem.weight)
+        entries = {name: entry for name, entry in parse(self.map).items() if name in shapes}
         tensors = _tensors(layer, {entry.name for entry in entries.values()})
         for entry in entries.values():  # some resets make float32 tensors whatever the base
             tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype or case.dtype))
-        return Subject(layer, caller(layer, case, "x"), entries, tensors, self.formula.shapes(case, problem.weight))
+        if self.formula.residual:
+            entries[RESIDUAL] = weight_entry(case, "base_layer.weight")
+        return Subject(layer, caller(layer, case, "x"), entries, tensors, shapes)
 
     def arguments(self, case: Case) -> dict[str, Any]:
         """What the case asks for, in peft's words; ValueError for an option that has none."""

@@ -2,15 +2,16 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from refs import minilm
+from refs.calibration import Batch, batches
 from refs.case import Case
-from refs.formula import Exactly, Formula, Normal, Tensors, Uniform
+from refs.formula import Decomposed, Drawn, Exactly, Formula, Normal, Tensors, Uniform
 from refs.numbers import normal, spectrum, uniform
 from refs.threads import one_thread
 
@@ -21,7 +22,8 @@ EFFECT = 0.3  # how far the perturbed adapter moves the output, relative to its 
 class Problem:
     """float64 tensors whose values the case's dtype can hold.
 
-    effect: ‖y − y_base‖/‖y_base‖ of the closed form in float64, without dropout.
+    frozen: the frozen tensors that every implementation is given, in the states that copy them.
+    effect: ‖y − y_base‖/‖y_base‖ of the closed form in float64, without dropout. data: for methods that start from some.
     """
 
     x: Tensor  # (*batch, d_in)
@@ -30,6 +32,8 @@ class Problem:
     parameters: Tensors
     cotangent: Tensor  # (*batch, d_out)
     effect: float
+    frozen: Tensors = field(default_factory=dict)
+    data: tuple[Batch, ...] = ()
 
 
 def rounded(tensor: Tensor, case: Case) -> Tensor:
@@ -38,7 +42,12 @@ def rounded(tensor: Tensor, case: Case) -> Tensor:
 
 
 def base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Weight, bias and input of a case, before any adapter."""
+    """Weight, bias and input of a case, before any adapter. The same tensors for every caller: copy before you write."""
+    return _base(case.numbers.but(state="init", data=""))
+
+
+@functools.lru_cache(maxsize=512)
+def _base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
     if case.weight.startswith("minilm:"):
         name = case.weight.removeprefix("minilm:")
         module, seen = minilm.model().get_submodule(name), minilm.activations(name)
@@ -62,6 +71,8 @@ def _weight(case: Case) -> Tensor:
     match case.weight:
         case "random":
             return normal(case.seed, "weight", shape=(d_out, d_in)) / math.sqrt(d_in)
+        case "decay":
+            values = 4 * 16.0 ** -(torch.arange(k) / (k - 1))
         case "gap":
             values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
         case "flat":
@@ -69,17 +80,17 @@ def _weight(case: Case) -> Tensor:
         case "deficient":
             values = torch.where(torch.arange(k) < (k + 1) // 2, 1.0, 0.0) * torch.linspace(2, 1, k)
         case kind:
-            raise ValueError(f"unknown weight kind {kind!r}; known: random, gap, flat, deficient, minilm:MODULE")
+            raise ValueError(f"unknown weight kind {kind!r}; known: random, decay, gap, flat, deficient, minilm:MODULE")
     return spectrum(case.seed, "weight", d_out=d_out, d_in=d_in, values=values.double())
 
 
 def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
     """The trainables at init, drawn from the formula's own description."""
     values = {}
-    for name, init in formula.init(case, weight).items():
+    for name, init in formula.begin(case, weight).inits.items():
         match init:
-            case Exactly(value):
-                values[name] = value.double()
+            case Exactly(value) | Decomposed(value) | Drawn(value):
+                values[name] = value.double().clone()  # the formula keeps its own
             case Uniform(bound, shape, copies):
                 drawn = (shape[0] // copies, *shape[1:])
                 values[name] = ((uniform(case.seed, "init", name, shape=drawn) * 2 - 1) * bound).repeat_interleave(copies, dim=0)
@@ -94,10 +105,11 @@ def _perturbed(case: Case, formula: Formula) -> Tensors:
     weight, bias, x = base(case)
     plain = linear(x, weight, bias)
     at_start = start(case, formula, weight)
+    frozen = _copied(case, formula, weight)
     noise = {name: normal(case.seed, "noise", name, shape=tuple(value.shape)) for name, value in at_start.items()}
 
     def reaches(strength: float) -> bool:
-        adapted, shifted = formula.adapted(case, weight, bias, formula.moved(case, at_start, noise, strength))
+        adapted, shifted = formula.adapted(case, weight, bias, formula.moved(case, at_start, noise, strength) | frozen)
         return bool((linear(x, adapted, shifted) - plain).norm() >= EFFECT * plain.norm())
 
     low, high = 0.0, 2.0**-8
@@ -109,12 +121,16 @@ def _perturbed(case: Case, formula: Formula) -> Tensors:
     return formula.moved(case, at_start, noise, high)
 
 
+def _copied(case: Case, formula: Formula, weight: Tensor) -> Tensors:
+    return dict(formula.begin(case, weight).frozen) if formula.copied else {}
+
+
 def _parameters(case: Case, formula: Formula, weight: Tensor) -> Tensors:
     """The trainables in the case's state, before they are rounded to its dtype."""
     if case.state == "init":
         return start(case, formula, weight)
     moved = _perturbed(case.but(dtype="float64", state="perturbed"), formula)  # once for all dtypes
-    if case.state == "perturbed":
+    if case.state in ("perturbed", "own"):
         return moved
     if case.state not in formula.states:
         raise ValueError(f"unknown state {case.state!r}; known: {', '.join(['init', 'perturbed', *formula.states])}")
@@ -125,17 +141,19 @@ def _parameters(case: Case, formula: Formula, weight: Tensor) -> Tensors:
 def _problem(case: Case, formula: Formula) -> Problem:
     weight, bias, x = base(case)
     parameters = {name: rounded(value, case) for name, value in _parameters(case, formula, weight).items()}
+    frozen = {name: rounded(value, case) for name, value in _copied(case, formula, weight).items()}
     plain = linear(x, weight, bias)
-    contribution = linear(x, *formula.adapted(case, weight, bias, parameters)) - plain
+    contribution = linear(x, *formula.adapted(case, weight, bias, parameters | frozen)) - plain
     effect = float(contribution.norm() / plain.norm())
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
     cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))
     if effect > 2.0**-20:  # below, the move is rounding noise
         cotangent = cotangent + contribution * (cotangent.norm() / contribution.norm())
-    return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect)
+    data = batches(case) if formula.init_from else ()
+    return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
 
 
 def problem(case: Case, formula: Formula) -> Problem:
-    """The numbers of a case. They do not depend on how it is run: mode, layer kind, call and adapter dtype."""
+    """The numbers of a case."""
     with one_thread():
-        return _problem(case.but(mode="train", layer="linear", call="positional", adapter_dtype=None), formula)
+        return _problem(case.numbers, formula)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from refs.case import Case, as_dtype
-from refs.formula import Tensors
+from refs.formula import Formula, Tensors
+from refs.gauge import signs, turned
 from refs.maps import Entry
-from refs.problem import Problem
+from refs.problem import Problem, base
 from refs.threads import one_thread
 
 Trace = dict[str, Tensor]
@@ -100,11 +101,29 @@ def seed(case: Case) -> None:
         torch.manual_seed(case.seed)
 
 
+def run_at(subject: Subject, case: Case, problem: Problem, formula: Formula) -> Trace:
+    """`run` with the case's parameters, and its frozen tensors where they are copied. In the state "own" the subject keeps its own
+    frozen tensors, and the parameters are turned to the signs of its components; the trace is turned back.
+    """
+    if case.state != "own":
+        return run(subject, case, problem, problem.parameters | problem.frozen)
+    sign = own_signs(subject, case, formula)
+    values = {name: turned(formula.gauge, name, value, sign) for name, value in problem.parameters.items()}
+    trace = run(subject, case, problem, values)
+    return {name: turned(formula.gauge, name.removeprefix("grad."), value, sign) for name, value in trace.items()}
+
+
+def own_signs(subject: Subject, case: Case, formula: Formula) -> Tensor:
+    """The signs of a subject's components, told by what it started with."""
+    name = next(iter(formula.gauge))
+    return signs(formula.gauge, subject.read(name).double(), formula.begin(case, base(case)[0]).decomposed[name])
+
+
 def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None = None) -> Trace:
     """Run once: output, grad.x and, in train mode, grad.NAME for every trainable of the case, in canonical orientation and
     the adapter's dtype. Not in eval mode, where a layer may have merged its weights.
 
-    values: trainables to copy in first; None leaves the subject's own. Dropout is seeded with `case.seed`.
+    values: what to copy in first; None leaves the subject's own. Dropout is seeded with `case.seed`.
     The trace owns its tensors. A trainable that the output does not depend on gets a gradient of zeros.
     """
     if values is not None:

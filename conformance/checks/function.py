@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 
 from conformance import policy, runs
 from conformance.check import check
+from conformance.checks.start import decomposed_in_float32
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
 from refs.case import Case
+from refs.formula import Decomposed
 from refs.problem import problem
 from refs.subject import run
 
@@ -18,8 +20,12 @@ LOWER = (("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", 
 
 def _states(trial: Trial) -> Iterator[Case]:
     for case in trial.suite.cases:
-        own = () if case.weight.startswith("minilm:") else trial.formula.states  # kinks need no large layer
-        for state in ("init", "perturbed", *own):
+        states = ["init", "perturbed"]
+        if not case.weight.startswith("minilm:"):  # kinks need no large layer
+            states += trial.formula.states
+        if trial.formula.gauge and trial.truth.name == "closed form" and not trial.is_among_references:
+            states.append("own")  # against what is exact: a reference's own factors may be those of float32
+        for state in states:
             yield case.but(state=state)
 
 
@@ -51,6 +57,8 @@ def dropout(trial: Trial) -> None:
 def accuracy(trial: Trial) -> None:
     """Below float64, and with an adapter wider than its base, outputs and gradients are no less accurate than the reference's own."""
     for case in _states(trial):
+        if case.state == "own":  # factors are compared where they start
+            continue
         # A start, and large layers, show nothing more in the coarser formats.
         formats = LOWER[:1] if case.state == "init" else LOWER[:2] if case.weight.startswith("minilm:") else LOWER
         lower = [case.but(dtype=dtype, adapter_dtype=adapter) for dtype, adapter in formats]
@@ -81,8 +89,11 @@ def defaults(trial: Trial) -> None:
     single = bare.but(state="init", dtype="float32")
     for case in trial.cases((single,), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        for name in problem(case, trial.formula).parameters:
-            trial.judge(f"start of {name}", case, policy.same_bits(mine.read(name), theirs.read(name)))
+        for name, init in trial.formula.begin(case, problem(case, trial.formula).weight).inits.items():
+            if isinstance(init, Decomposed):
+                decomposed_in_float32(trial, case, name, mine, theirs)
+            else:
+                trial.judge(f"start of {name}", case, policy.same_bits(mine.read(name), theirs.read(name)))
 
 
 def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool = True) -> None:

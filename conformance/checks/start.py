@@ -10,22 +10,25 @@ from conformance import policy, runs
 from conformance.check import check
 from conformance.policy import Judgement
 from conformance.trial import Trial
-from conformance.verdict import Verdict
+from conformance.verdict import Verdict, rounded_up
 from refs.bases import base_layer
 from refs.case import Case
-from refs.formula import Exactly, Normal, Uniform
+from refs.closed_form import aligned
+from refs.formula import RESIDUAL, Beginning, Decomposed, Drawn, Exactly, Normal, Uniform
 from refs.problem import problem
+from refs.subject import Subject
 from refs.threads import one_thread
 
 POOLED = 4096  # numbers of a random start that are looked at together
 SIGMAS = 6.1  # a sample's variance is this many standard deviations off once in a billion
 KOLMOGOROV = 3.3  # √n times the distance of two distributions exceeds this once in a billion
 LOWER = ("float32", "bfloat16", "float16")
+SEEDS, DEPARTURE = 32, 2.0  # the spread of so many starts of at least four numbers is that far off once in a billion
 
 
 @check(needs_reference=True)
 def seed_parity(trial: Trial) -> None:
-    """Both seeded immediately before their own init: every parameter is bit for bit the same, and another seed differs."""
+    """Both seeded immediately before their own init: every parameter is bit for bit the same, and another seed differs. A decomposition is as accurate as the reference's."""
     if trial.truth.name == "closed form":
         trial.not_applicable("the closed form's numbers come from the case, not from torch's generator")
         return
@@ -33,10 +36,12 @@ def seed_parity(trial: Trial) -> None:
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         again = runs.build(trial.candidate, case, trial.formula)
         other = runs.build(trial.candidate, case.but(seed=case.seed + 1), trial.formula, problem(case, trial.formula))
-        for name, init in trial.formula.init(case, problem(case, trial.formula).weight).items():
+        for name, init in _begin(case, trial).inits.items():
             value = mine.read(name)
             if not value.equal(again.read(name)):
                 trial.expect(False, name, case, "two builds with one seed differ", "the seed decides the init")
+            elif isinstance(init, Decomposed):
+                decomposed_in_float32(trial, case, name, mine, theirs)
             elif not isinstance(init, Exactly) and value.equal(other.read(name)):
                 trial.expect(False, name, case, f"seeds {case.seed} and {case.seed + 1} give the same values", "different values")
             elif value.equal(theirs.read(name)) or trial.subject.reseeds:
@@ -51,15 +56,95 @@ def init(trial: Trial) -> None:
     for case in trial.cases((c.but(state="init") for c in trial.suite.cases), guarded=False):
         numbers = problem(case, trial.formula)
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        inits = trial.formula.init(case, numbers.weight)
+        begin = _begin(case, trial)
+        decomposed = begin.decomposed if trial.formula.copied or trial.formula.init_from else {}
         for name in trial.formula.shapes(case, numbers.weight):
-            if name not in mine.map:
+            if name not in mine.map or name in decomposed:
                 continue
-            if isinstance(start := inits.get(name), Uniform | Normal):
+            if isinstance(start := begin.inits.get(name), Uniform | Normal | Drawn):
                 trial.judge(name, case, follows(_draws(trial, case, name, POOLED // math.prod(start.shape)), start))
             else:
                 n = max(case.d_in, case.d_out)
                 trial.judge(name, case, policy.same_function(mine.read(name), theirs.read(name), n=n, kappa=1.0))
+        if decomposed:
+            decomposition(trial, case, mine, theirs)
+        if trial.formula.residual and trial.truth.name == "closed form":
+            for dtype in ("float32", "bfloat16"):
+                _restored(trial, case.but(dtype=dtype))
+
+
+def _begin(case: Case, trial: Trial) -> Beginning:
+    return trial.formula.begin(case, problem(case, trial.formula).weight)
+
+
+def _own_start(trial: Trial, case: Case, subject: Subject) -> dict[str, Tensor]:
+    """What a subject took from a decomposition, with its signs turned to the closed form's."""
+    reference = _begin(case, trial).decomposed
+    return aligned(trial.formula, {name: subject.read(name) for name in reference if name in subject.map}, reference)
+
+
+def decomposition(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> None:
+    """A start from a decomposition: factors with aligned signs, their product and spectra, what is left of the weight. Where the
+    reference computes it in float32 it is `equivalent` to be right to float32; for a candidate that is `capped`.
+    """
+    reference = _begin(case, trial).decomposed
+    exact, kappa = aligned(trial.formula, reference, reference), runs.start_kappa(case, trial.formula)
+    own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
+    n = max(case.d_in, case.d_out)
+    for name, value in own.items():
+        if name not in other:
+            continue
+        judgement = policy.same_function(value, other[name], n=n, kappa=kappa[name])
+        if judgement.verdict is Verdict.FAILS and value.shape == other[name].shape:
+            unstable = kappa[name] * trial.formula.condition(case, problem(case, trial.formula).weight)
+            judgement = _single(trial, value, other[name], exact[name], n, unstable, judgement)
+        trial.judge(name, case, judgement)
+
+
+def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, kappa: float, failed: Judgement) -> Judgement:
+    """Whether the difference is that of float32, on whichever side."""
+    bound = policy.FUNCTION * math.sqrt(n) * kappa * policy.U32
+    mine, theirs = policy.distance(value, exact), policy.distance(other, exact)
+    if max(mine, theirs) > bound:
+        return failed
+    precise = mine <= bound * policy.unit_roundoff(torch.float64) / policy.U32
+    who = trial.candidate.name if not precise else trial.truth.name
+    verdict = Verdict.EQUIVALENT if precise or trial.is_among_references else Verdict.CAPPED
+    return Judgement(
+        verdict, failed.error, bound / policy.unit_roundoff(torch.float64), "u64", reason=f"{who} computes it in float32"
+    )
+
+
+def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:
+    """A start from a decomposition in float32 is no less accurate than the reference's."""
+    reference = _begin(case, trial).decomposed
+    own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
+    kappa = runs.start_kappa(case, trial.formula)[name]
+    trial.judge(name, case, policy.no_less_accurate(own[name], other[name], reference[name], kappa=kappa))
+
+
+def _restored(trial: Trial, case: Case) -> None:
+    """W_res and the part that was taken out give W back, up to one rounding of W_res and those of a product in float32: the part
+    was taken out as it is stored.
+    """
+    numbers = problem(case, trial.formula)
+    subject = runs.build(trial.candidate, case, trial.formula)
+    start = {name: subject.read(name).double() for name in _begin(case, trial).decomposed}
+    weight = trial.formula.adapted(case, numbers.weight, None, numbers.parameters | start)[0]
+    nothing = {RESIDUAL: torch.zeros_like(numbers.weight)}
+    product = trial.formula.adapted(
+        case, numbers.weight, None, numbers.parameters | {k: v.abs() for k, v in start.items()} | nothing
+    )[0]
+    rank = min(start["lora_A"].shape)
+    allowed = policy.unit_roundoff(case.torch_dtype) * start[RESIDUAL].abs() + (rank + 4) * policy.U32 * (
+        product + numbers.weight.abs()
+    )
+    error = float(((weight - numbers.weight).abs() / allowed).max())
+    verdict = Verdict.EQUIVALENT if error <= 1 else Verdict.FAILS
+    got = f"off by {rounded_up(error)} times one rounding of W_res"
+    trial.judge(
+        "W_res + s·B·A", case, Judgement(verdict, error, 1.0, "roundings of W_res", got, "W, but for one rounding of W_res")
+    )
 
 
 def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
@@ -69,7 +154,7 @@ def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
     return [runs.build(trial.candidate, seeded, trial.formula, numbers).read(name) for seeded in cases]
 
 
-def follows(values: list[Tensor], init: Uniform | Normal) -> Judgement:
+def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
     """Whether the values may come from the distribution: its bounds, its variance, and Kolmogorov's distance; of the
     rows that have copies, one each.
     """
@@ -78,6 +163,7 @@ def follows(values: list[Tensor], init: Uniform | Normal) -> Judgement:
     copied = copies == 1 or all(value.equal(one.repeat_interleave(copies, dim=0)) for value, one in zip(values, drawn, strict=True))
     ordered = torch.cat([value.double().flatten() for value in drawn]).sort().values
     n, spread = len(ordered), float(ordered.square().mean().sqrt())
+    cumulative: Tensor | None
     match init:
         case Uniform(bound):
             cumulative = ((ordered / bound + 1) / 2).clamp(0, 1)
@@ -87,14 +173,23 @@ def follows(values: list[Tensor], init: Uniform | Normal) -> Judgement:
         case Normal(std):
             cumulative = (1 + torch.erf(ordered / (std * math.sqrt(2)))) / 2
             words, kurtosis, outside = f"normal with standard deviation {std:.4g}", 3.0, False
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
-    distance = math.sqrt(n) * float(torch.maximum((cumulative - steps[:-1]).abs(), (cumulative - steps[1:]).abs()).max())
+        case Drawn(std=std):
+            cumulative, outside = None, False  # only its spread is known; five covers an orthonormal mix of half as many normals
+            words, kurtosis = f"random with root mean square {std:.4g}", 5.0
+    distance = 0.0 if cumulative is None else _kolmogorov(cumulative)
     deviation = abs((spread / std) ** 2 - 1) / math.sqrt((kurtosis - 1) / n)  # in standard deviations of a sample's variance
     wrong = outside or not copied or deviation > SIGMAS or any(tuple(value.shape) != init.shape for value in values)
     got = f"{tuple(values[0].shape)} within ±{float(ordered.abs().max()):.4g}, standard deviation {spread:.4g}"
     got += "" if copied else ", rows without copies"
     verdict = Verdict.FAILS if wrong or distance > KOLMOGOROV else Verdict.EQUIVALENT
     return Judgement(verdict, distance, KOLMOGOROV, "√n·D", got, f"{init.shape} {words}")
+
+
+def _kolmogorov(cumulative: Tensor) -> float:
+    """√n times the distance of a sorted sample from its distribution."""
+    n = len(cumulative)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    return math.sqrt(n) * float(torch.maximum((cumulative - steps[:-1]).abs(), (cumulative - steps[1:]).abs()).max())
 
 
 @check(needs_reference=True, among_references=True)
@@ -119,12 +214,15 @@ def _same_dead(trial: Trial, case: Case, got: set[str], should: set[str]) -> Non
 @check(needs_reference=False)
 def identity(trial: Trial) -> None:
     """At its own init the adapted layer is the base layer in every dtype, in train and eval mode: bit for bit (identical), or up to the order of its sums (equivalent)."""
-    if not trial.formula.identity:
-        trial.not_applicable("the method does not start as the identity")
-        return
+    identical = [case for case in trial.suite.cases if trial.formula.identity(case)]
+    for case in trial.suite.cases:
+        if trial.formula.departure and not case.weight.startswith("minilm:"):
+            _departs(trial, case.but(state="init"))
+        elif case not in identical and not trial.formula.departure:
+            trial.not_applicable("this start is not meant to be the identity", case)
     cases = (
         case.but(state="init", mode=mode, dtype=dtype, adapter_dtype=adapter)
-        for case in trial.suite.cases
+        for case in identical
         for mode in ("train", "eval")
         for dtype, adapter in (("float64", None), *((d, None) for d in LOWER), ("bfloat16", "float32"))
     )
@@ -136,6 +234,23 @@ def identity(trial: Trial) -> None:
         trial.judge("output", case, judgement)
 
 
+def _departs(trial: Trial, case: Case) -> None:
+    """A start that is nearly zero adds what its spread says, over many seeds."""
+    assert trial.formula.departure
+    for one in trial.cases([case], guarded=False):
+        numbers = problem(one, trial.formula)
+        plain = linear(numbers.x, numbers.weight, numbers.bias)
+        outputs = [
+            runs.at_own_init(trial.candidate, one.but(seed=one.seed + n), trial.formula, numbers)["output"] for n in range(SEEDS)
+        ]
+        size = float(torch.stack([(output - plain).square().mean() for output in outputs]).mean().sqrt())
+        expected = trial.formula.departure(one, numbers.weight, numbers.x)
+        ratio = max(size / expected, expected / size) if size else math.inf
+        verdict = Verdict.EQUIVALENT if ratio <= DEPARTURE else Verdict.FAILS
+        got, should = f"adds {size:.3g} (root mean square)", f"{expected:.3g}, as the start's spread says"
+        trial.judge("size of the start", one, Judgement(verdict, ratio, DEPARTURE, "× the expected size", got, should))
+
+
 def _another_order(trial: Trial, case: Case, output: Tensor, plain: Tensor, judgement: Judgement) -> Judgement:
     """Not the base layer's bits: the same sum in another order is equivalent, and what no reference can do is not asked."""
     if not torch.isfinite(output).all():
@@ -145,13 +260,23 @@ def _another_order(trial: Trial, case: Case, output: Tensor, plain: Tensor, judg
             return Judgement(Verdict.NOT_APPLICABLE, reason=f"{others[0].name} is not finite here either")
         return judgement
     numbers = problem(case, trial.formula)
-    terms = linear(numbers.x.abs(), numbers.weight.abs(), None if numbers.bias is None else numbers.bias.abs())
+    terms = linear(numbers.x.abs(), _added_up(case, trial), None if numbers.bias is None else numbers.bias.abs())
     unit = policy.unit_roundoff(plain.dtype)
     error = float(((output.double() - plain.double()).abs() / terms).max()) / unit
     bound = 2 * math.sqrt(case.d_in)  # roundings of a sum of d_in terms, relative to |x|·|W|ᵀ + |b|
     if error > bound:
         return judgement
     return Judgement(Verdict.EQUIVALENT, error, bound, f"{policy.unit_name(plain.dtype)} of |x||W|")
+
+
+def _added_up(case: Case, trial: Trial) -> Tensor:
+    """The sizes of what adds up to W where the method starts: W's own, or those of its residual and of the part beside it."""
+    weight = problem(case, trial.formula).weight
+    if not trial.formula.residual:
+        return weight.abs()
+    begin = _begin(case, trial)
+    start = {name: init.value.abs() for name, init in begin.inits.items() if isinstance(init, Exactly | Decomposed)}
+    return trial.formula.adapted(case, weight, None, start | {RESIDUAL: begin.frozen[RESIDUAL].abs()})[0]
 
 
 def base_output(case: Case, trial: Trial) -> Tensor:

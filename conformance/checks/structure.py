@@ -6,6 +6,7 @@ from conformance import runs
 from conformance.check import check
 from conformance.trial import Trial
 from refs.case import Case
+from refs.formula import RESIDUAL
 from refs.problem import problem
 from refs.subject import Subject
 
@@ -38,8 +39,9 @@ def _tensor(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject,
         trial.expect(False, name, case, str(error).strip("'\""), "there, in the mapped shape")
         return
     kind = "parameter" if isinstance(live, nn.Parameter) else "buffer"
+    expected = "parameter" if trainable or name == RESIDUAL else "buffer"
     got = f"{kind} {tuple(value.shape)}"
-    should = f"{'parameter' if trainable else 'buffer'} {tuple(theirs.read(name).shape)}"
+    should = f"{expected} {tuple(theirs.read(name).shape)}"
     trial.expect(got == should, name, case, got, should)
 
 

@@ -10,7 +10,7 @@ from conformance.suite import Suite
 from conformance.terminal import cell_text, reproduce
 from conformance.verdict import PAIR, Verdict, peak, rounded_up
 from refs.closed_form import ClosedForm
-from refs.formula import Exactly, Normal, Uniform
+from refs.formula import Decomposed, Drawn, Exactly, Init, Normal, Uniform
 from refs.problem import base
 
 WORST_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
@@ -85,7 +85,7 @@ def _parameters(suite: Suite, summary: Summary) -> str:
     case = suite.cases[0]
     weight = base(case)[0]
     letters = {case.d_in: "d_in", case.d_out: "d_out", case.rank: "r"}
-    inits = suite.formula.init(case, weight)
+    inits = suite.formula.begin(case, weight).inits
     start = at_values(ClosedForm(suite.formula), case.but(state="init"), suite.formula)
     rows = []
     for name, shape in suite.formula.shapes(case, weight).items():
@@ -99,7 +99,7 @@ def _parameters(suite: Suite, summary: Summary) -> str:
     return f"{table(['name', 'shape', 'kind', 'start', 'dead at step 0', 'worst gradient error'], rows)}\n\n{note}"
 
 
-def _start(init: Exactly | Uniform | Normal | None) -> str:
+def _start(init: Init | None) -> str:
     match init:
         case Uniform(bound):
             return f"uniform within ±{bound:.4g}"
@@ -109,7 +109,9 @@ def _start(init: Exactly | Uniform | Normal | None) -> str:
             if not value.any():
                 return "zero"
             return f"{float(value):g}" if value.ndim == 0 else "from the base weight"
-        case None:
+        case Drawn(std=std):
+            return f"random, root mean square {std:.4g}"
+        case Decomposed() | None:
             return "from the base weight"
 
 

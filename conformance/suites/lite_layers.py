@@ -1,6 +1,6 @@
 """Lite's layers as candidates, built through the public `lite.attach`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 import lite
 from conformance.documentation import Documentation, parse
 from conformance.suite import Lifecycle
-from refs.bases import INPUT_NAMES, base_layer
+from refs.bases import INPUT_NAMES, base_layer, weight_entry
+from refs.calibration import model_inputs, pair
 from refs.case import Case, as_dtype
-from refs.formula import Formula
+from refs.formula import RESIDUAL, Formula
 from refs.maps import Entry
 from refs.problem import Problem
 from refs.source import location
@@ -42,7 +43,7 @@ class LiteLayer:
         """Attach to a fresh base layer, seeded immediately before."""
         host = _host(case, problem)
         seed(case)
-        lite.attach(host, self.config(case))
+        lite.attach(host, self.config(case), model_inputs(case, problem.data) if problem.data else None)
         return self._subject(case, problem, host)
 
     def config(self, case: Case) -> lite.Config:
@@ -83,6 +84,8 @@ class LiteLayer:
         layer = host.get_submodule("layer")
         tensors: dict[str, Tensor] = dict(layer.named_parameters()) | dict(layer.named_buffers())
         entries = {name: Entry(name) for name in tensors if name.startswith("lora_")}
+        if self.formula.residual:
+            entries[RESIDUAL] = weight_entry(case, "weight")
         call = caller(layer, case, INPUT_NAMES[case.layer])
         return Subject(host, call, entries, tensors, self.formula.shapes(case, problem.weight))
 
@@ -99,10 +102,10 @@ class LiteRuntime:
         """Whether the variant needs a dense weight."""
         return lite.VARIANTS[self.variant].reads_weight
 
-    def attach(self, model: nn.Module, *requests: Mapping[str, Any]) -> None:
+    def attach(self, model: nn.Module, *requests: Mapping[str, Any], data: Iterable[Any] | None = None) -> None:
         """One config per request."""
         configs = [lite.VARIANTS[self.variant].config(**{**self.options, **request}) for request in requests]
-        lite.attach(model, configs[0] if len(configs) == 1 else configs)
+        lite.attach(model, configs[0] if len(configs) == 1 else configs, data)
 
     def detach(self, model: nn.Module) -> None:
         """`lite.detach`."""
@@ -122,4 +125,6 @@ class LiteRuntime:
 
 
 def _host(case: Case, problem: Problem) -> nn.Module:
+    if problem.data:
+        return pair(case, problem.weight, problem.bias)
     return nn.ModuleDict({"layer": base_layer(case, problem.weight, problem.bias)})

@@ -11,7 +11,7 @@ SUITE = Suite(
     formula=delora.FORMULA,
     references=(delora.peft_layer(DELORA.peft),),
     candidate=LiteLayer("delora", delora.FORMULA),
-    cases=grid(alpha=False, options=[{"lambda0": 7.0}]),
+    cases=grid(alpha=False, options=[{"lambda0": 7.0}, {"init": "kaiming"}]),
     dropout=True,
 )
 

@@ -12,7 +12,7 @@ SUITE = Suite(
     formula=lora.FORMULA,
     references=(lora.peft_layer(LORA.peft), LoralibLayer(lora.FORMULA)),
     candidate=LiteLayer("lora", lora.FORMULA),
-    cases=grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}]),
+    cases=grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"lora_bias": True}]),
     dropout=True,
 )
 

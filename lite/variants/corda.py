@@ -5,7 +5,7 @@ A₀ = √(S_r/s)·V_rᵀ C⁻¹,  B₀ = U_r·√(S_r/s);  "ipm" takes the r la
 X holds the tokens of one call of the layer, divided by the size of its largest entry, signs counted: X/|max X|.
 C is damped by damp·mean(diag C) on its diagonal, doubled until ‖C C⁻¹ − I‖ < 0.05 in the Frobenius norm.
 Identity at init: up to rounding: the residual is rounded to the base's dtype, and two sums replace one.
-Departures: batches of several sequences and padding are handled, peft fails on them; everything up to A₀ and B₀ is computed in float64, in
+Departures: A₀ is computed as U_rᵀW/√(s·S_r), the same without an inverse; batches of several sequences and padding are handled, peft fails on them; everything up to A₀ and B₀ is computed in float64, in
 peft in float32; W_res is formed from A₀ and B₀ as they are stored, rounded. A file keeps A₀ and B₀ and needs no data, where reloading raises in peft.
 The author divides C by 256 whatever the number of calls; that moves only the balance of A and B. Costs one more copy of every targeted weight.
 Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`preprocess_corda`), `tuners/lora/layer.py` (`corda_init`).
@@ -58,23 +58,26 @@ class Covariance:
         self.sum += (x / largest).T @ (x / largest)
         self.calls += 1
 
-    def damped(self, damp: float) -> tuple[Tensor, Tensor]:
-        """C and its inverse."""
+    def damped(self, damp: float) -> Tensor:
+        """C with enough added to its diagonal to be inverted."""
         C = self.sum / self.calls
         eye = torch.eye(len(C), dtype=C.dtype, device=C.device)
         while True:
             fixed = C + damp * C.diagonal().mean() * eye
             inverse, singular = torch.linalg.inv_ex(fixed)
             if not singular and torch.dist(fixed @ inverse, eye) < INVERSE_ERROR:
-                return fixed, inverse
+                return fixed
             damp *= 2
 
 
 def init(config: CorDAConfig, layer: Layer, covariance: Covariance) -> dict[str, Tensor]:
-    C, inverse = covariance.damped(config.damp)
-    U, S, Vh = torch.linalg.svd(layer.weight.to(C) @ C, full_matrices=False)
+    C = covariance.damped(config.damp)
+    W = layer.weight.to(C)
+    U, S, _ = torch.linalg.svd(W @ C, full_matrices=False)
     part = slice(config.r) if config.mode == "ipm" else slice(len(S) - config.r, None)
-    return pissa.balanced(config, U[:, part], S[part], Vh[part] @ inverse)
+    U, S = U[:, part], S[part]
+    # V_rᵀ C⁻¹ = S_r⁻¹ U_rᵀ W C C⁻¹: no inverse, whose rounding would be multiplied by C's condition.
+    return pissa.balanced(config, U, S, (U / S.clamp(min=torch.finfo(S.dtype).tiny)).T @ W)
 
 
 CORDA = register(

@@ -9,7 +9,6 @@ peft `tuners/lora/layer.py` (`Linear.forward`, `reset_lora_parameters`, `orthogo
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +71,7 @@ def parameters(config: BiasedConfig, layer: Layer) -> Shapes:
 
 def init(config: LoRAConfig, layer: Layer) -> dict[str, Tensor]:
     if config.init == "orthogonal":
-        A, B = orthogonal(config.r, layer.d_in, layer.d_out)
+        A, B = orthogonal(config.r, layer.d_in, layer.d_out, config.dtype or layer.weight.dtype)
     else:
         A, B = uniform_or_normal(config.init, config.r, layer.d_in), torch.zeros(layer.d_out, config.r)
     return {"lora_A": A, "lora_B": B, "lora_b": torch.zeros(layer.d_out)}
@@ -86,9 +85,12 @@ def uniform_or_normal(kind: str, r: int, d_in: int) -> Tensor:
     return nn.init.kaiming_uniform_(A, a=math.sqrt(5))
 
 
-def orthogonal(r: int, d_in: int, d_out: int) -> tuple[Tensor, Tensor]:
-    """A in the span of one half of an orthonormal basis of ℝ^r, B in that of the other, so that B A = 0."""
-    draw = partial(torch.randn, dtype=torch.float32, device="cpu")
+def orthogonal(r: int, d_in: int, d_out: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A in the span of one half of an orthonormal basis of ℝ^r, B in that of the other, so that B A = 0; float64 for that dtype."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float32, device="cpu").to(torch.promote_types(dtype, torch.float32))
+
     Q = torch.linalg.qr(draw(r, r)).Q
     A = (draw(d_in, r // 2) @ Q[0::2]).T / 10  # (r, d_in)
     B = draw(r // 2, d_out).T @ Q[1::2] / 10  # (d_out, r)

@@ -1,0 +1,34 @@
+"""PiSSA against peft and the paper."""
+
+from conformance.parametrize import parametrized
+from conformance.suite import Divergence, Suite, grid
+from conformance.suites.lite_layers import LiteLayer
+from lite.variants.pissa import PISSA
+from refs import pissa
+
+CASES = grid(alpha=True, weight="decay", options=[{"rslora": True}, {"lora_bias": True}])
+
+SUITE = Suite(
+    variant="pissa",
+    formula=pissa.FORMULA,
+    references=(pissa.peft_layer(PISSA.peft),),
+    candidate=LiteLayer("pissa", pissa.FORMULA),
+    # A randomised decomposition is exact only where the spectrum has a gap.
+    cases=(*CASES, CASES[0].but(weight="gap", options={"niter": 16})),
+    dropout=True,
+    refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
+    divergences=(
+        Divergence(
+            id="pissa-rounded-after",
+            check="init",
+            reference="peft – closed form",
+            what=r"W_res \+ s·B·A",
+            where=lambda case: case.dtype == "bfloat16",
+            size=(1.0, 2.0**20),
+            reason="peft forms the residual from float32 factors and rounds these afterwards, so that their rounding is lost",
+            link="peft tuners/lora/layer.py, pissa_init",
+        ),
+    ),
+)
+
+test_pissa = parametrized(SUITE)
