@@ -9,7 +9,10 @@ from lite.variants.road import ROAD
 from refs import road
 from refs.case import Case
 
-OPTIONS: list[dict[str, Any]] = [{"group_size": 8}, *({"road_variant": name, "group_size": g} for name in ("road_2", "road_4") for g in (4, 8))]
+OPTIONS: list[dict[str, Any]] = [
+    {"group_size": 8},
+    *({"road_variant": name, "group_size": g} for name in ("road_2", "road_4") for g in (4, 8)),
+]
 
 
 def grouped(case: Case) -> Case:
