@@ -35,7 +35,8 @@ class Variant:
     parameters, buffers: canonical names and shapes of the trainables and of the frozen tensors, for a config and layer.
     init: their values at the start, drawn in float32 from the global generator whatever the adapter's dtype.
     forward: (config, layer, tensors, x, y) → the adapted output; x (…, d_in) in the adapter's dtype, y = x Wᵀ + b (…, d_out).
-    adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x, for methods on the input side. One of the two is there.
+    adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x (in the wider dtype of the two), for methods on the input
+        side. One of the two is there.
     fits: (config, layer) → what is wrong with this size of layer for these options, or None.
     reads_weight: needs W as floating-point numbers, so quantised layers are refused.
     peft: canonical name → what peft's checkpoint calls the tensor (see `refs.maps` for the notation).
