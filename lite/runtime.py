@@ -74,7 +74,8 @@ class Adapter:
         """The forward pre-hook."""
         tensors, name = self.live(), self.layer.input_name
         x = args[0] if args else kwargs[name]
-        adapted = self.variant.code(self.config, self.layer, tensors, x.to(_dtype_of(tensors))).to(x.dtype)
+        wide = torch.promote_types(x.dtype, _dtype_of(tensors))  # a narrower adapter would round what the layer gets
+        adapted = self.variant.code(self.config, self.layer, tensors, x.to(wide)).to(x.dtype)
         return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
 
     def hook(self) -> RemovableHandle:

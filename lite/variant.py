@@ -54,7 +54,8 @@ class Variant:
         out a budget; ValueError for too little data.
     residual: (config, W, start) → W_res (d_out, d_in), which replaces W, for methods that take a part of W out.
     forward: (config, layer, tensors, x, y) → the adapted output; x (…, d_in) in the adapter's dtype, y = x Wᵀ + b (…, d_out).
-    adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x, for methods on the input side. One of the two is there.
+    adapt_input: (config, layer, tensors, x) → what the base layer gets instead of x (in the wider dtype of the two), for methods on the input
+        side. One of the two is there.
     fits: (config, layer) → what is wrong with this size of layer for these options, or None.
     reads_weight: needs W as floating-point numbers, so quantised layers are refused.
     peft: canonical name → what peft's checkpoint calls the tensor (see `refs.maps` for the notation).

@@ -101,17 +101,20 @@ def _parameters(suite: Suite, summary: Summary) -> str:
 
 def _start(init: Init | None) -> str:
     match init:
-        case Uniform(bound):
-            return f"uniform within ±{bound:.4g}"
+        case Uniform(bound, _, copies):
+            return f"uniform within ±{bound:.4g}" + (f", every row {copies} times" if copies > 1 else "")
         case Normal(std):
             return f"normal, standard deviation {std:.4g}"
         case Exactly(value):
             if not value.any():
                 return "zero"
-            return f"{float(value):g}" if value.ndim == 0 else "from the base weight"
+            same = bool((value == value.flatten()[0]).all())
+            return f"{float(value.flatten()[0]):g}" if same else "from the base weight"
         case Drawn(std=std):
             return f"random, root mean square {std:.4g}"
-        case Decomposed() | None:
+        case Decomposed():
+            return "from a decomposition"
+        case None:
             return "from the base weight"
 
 

@@ -11,8 +11,8 @@ WIDEST = 1000  # peft forms matrices of d_in × d_in, one reflection after the o
 
 
 def even(case: Case) -> Case:
-    """Ranks are even; at least 4, so that rows of different pairs meet."""
-    return case.but(rank=max(4, 2 * (hra.rank(case) // 2)))
+    """Ranks are even; at least 4, so that rows of different pairs meet; enough for wide layers, of which r rows turn little."""
+    return case.but(rank=2 * (max(4, hra.rank(case), case.d_in // 16) // 2))
 
 
 SUITE = Suite(

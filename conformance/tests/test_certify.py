@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import dropout, linear
 
 from conformance import certify
+from conformance.variants import known
 from conformance.verdict import Verdict
 
 MAP = {"lora_A": "lora_A", "lora_B": "lora_B"}
@@ -250,7 +251,7 @@ def test_only_one_case_can_be_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ((Mine, "lroa", MINE), ValueError, ["lroa", "delora, dora, lora"]),
+        ((Mine, "lroa", MINE), ValueError, ["lroa", ", ".join(known())]),
         ((Mine, "lora", None), ValueError, ["lora_A, lora_B"]),
         ((Mine, "lora", {"A": "down"}), ValueError, ["lora_A, lora_B", "it has A"]),
         ((Mine, "lora", {"lora_A": 3, "lora_B": "up"}), ValueError, ["lora_A", "3", "transpose"]),

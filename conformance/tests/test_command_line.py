@@ -63,7 +63,7 @@ def test_reproduce_of_a_bug_is_red_and_shows_both_sides(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["explain", "lroa"], "unknown variant lroa; known: delora, dora, lora"),
+        (["explain", "lroa"], f"unknown variant lroa; known: {', '.join(known())}"),
         (["explain", "lora", "foward"], "unknown check 'foward'; known: mapping, seed parity"),
         (["reproduce", "lroa/peft-forward"], "unknown variant lroa"),
         (["reproduce", "lora/peft-foward"], "lora has no cell 'peft-foward'; it has\n  peft_vs_closed_form-mapping\n"),

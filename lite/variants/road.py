@@ -51,10 +51,10 @@ def forward(config: RoadConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
     shape = {"road_1": (-1, 1, 1, half), "road_2": (-1, 1, 2, half), "road_4": (-1, 2, 2, half)}[config.road_variant]
     theta, alpha = t["lora_theta"].reshape(shape), t["lora_alpha"].reshape(shape)
     along, across = alpha[:, 0] * theta[:, 0].cos(), alpha[:, -1] * theta[:, -1].sin()  # (groups, 1 or 2, half)
-    pairs = y.reshape(*y.shape[:-1], -1, 2, half)  # (…, groups, 2, half)
+    pairs = y.reshape(*y.shape[:-1], len(along), 2, half)
     first, second = pairs.unbind(-2)
     turned = torch.stack((-second, first), dim=-2)
-    return (pairs * along + turned * across).flatten(-3)
+    return (pairs * along + turned * across).reshape(y.shape)
 
 
 ROAD = register(

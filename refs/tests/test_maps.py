@@ -18,7 +18,9 @@ SPECS = [
     | ({"shape": shape} if shape else {})
     | ({"sign": sign} if sign else {})
     | ({"scale": scale} if scale else {})
-    for transpose, shape, sign, scale in itertools.product([False, True], [None, (6,), [1, 3, 2]], [None, -1], [None, 0.25, 3.0])
+    for transpose, shape, sign, scale in itertools.product(
+        [False, True], [None, (6,), [1, 3, 2], (-1, 2)], [None, -1], [None, 0.25, 3.0]
+    )
 ]
 
 
@@ -28,7 +30,7 @@ def by_hand(spec, canonical):
     if spec.get("transpose"):
         rows = [list(column) for column in zip(*rows, strict=True)]
     flat = [spec.get("scale", 1) * spec.get("sign", 1) * value for row in rows for value in row]
-    shape = tuple(spec.get("shape") or (len(rows), len(rows[0])))
+    shape = tuple(3 if size == -1 else size for size in spec.get("shape") or (len(rows), len(rows[0])))
     return torch.tensor(flat, dtype=torch.float64).reshape(shape)
 
 
@@ -75,6 +77,8 @@ def test_the_gradient_is_multiplied_where_the_value_is_divided():
         (Entry("w", transpose=True), (2, 3), (3, 2)),
         (Entry("w", shape=(6,)), (2, 3), (6,)),
         (Entry("w", transpose=True, shape=(1, 6)), (6,), (1, 6)),
+        (Entry("w", shape=(-1, 1)), (1, 6), (6, 1)),
+        (Entry("w", shape=(3, -1)), (2, 3), (3, 2)),
     ],
 )
 def test_a_foreign_shape_that_does_not_fit_is_refused_with_both_sides(carry, entry, foreign, expected):
@@ -93,6 +97,20 @@ def test_scalars_are_carried():
     entry = entry_of({"name": "delora_lambda", "shape": (1,)})
     assert entry.carry_in(torch.tensor(7.0)).equal(torch.tensor([7.0]))
     assert entry.carry_out(torch.tensor([7.0]), ()).equal(torch.tensor(7.0))
+
+
+@pytest.mark.parametrize(("shape", "foreign"), [((-1, 1), (5, 1)), ((1, -1), (1, 5)), ((-1,), (5,))])
+def test_a_size_that_is_left_open_follows_from_the_canonical_shape(shape, foreign):
+    entry, value = entry_of({"name": "w", "shape": shape}), normal("open", shape=(5,))
+    assert entry.carry_in(value).shape == foreign
+    assert entry.carry_out(entry.carry_in(value), (5,)).equal(value)
+    with pytest.raises(ValueError, match=r"w has shape .*, should be"):
+        entry.carry_out(torch.ones(5, 2), (5,))
+
+
+def test_two_open_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"map entry lora_A: at most one size .*\(-1, -1\)"):
+        parse({"lora_A": {"name": "w", "shape": (-1, -1)}})
 
 
 def test_parse_reads_names_and_mappings():

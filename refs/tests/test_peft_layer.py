@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from refs import delora, dora, lora
+from refs import delora, dora, hra, ia3, ia3_ff, lora, road
 from refs.case import Case
 from refs.problem import problem
 from refs.subject import run
@@ -202,3 +202,47 @@ def test_dropout_reaches_the_layer():
     subject = LAYERS["lora"].build(case, numbers)
     assert (run(subject, case, numbers, numbers.parameters)["output"] - plain).norm() > 0.01 * plain.norm()
     assert run(subject, case.but(mode="eval"), numbers, numbers.parameters)["output"].equal(plain)
+
+
+# The methods on the input side and those that scale or turn the output: layer, case, tensors of the checkpoint.
+PLAIN = CASE.but(rank=None, alpha=None)
+ROAD = road.peft_layer({"lora_theta": "road_theta", "lora_alpha": "road_alpha"})
+OTHERS = {
+    "ia3": (ia3.peft_layer({"lora_g": {"name": "ia3_l", "shape": (-1, 1)}}), PLAIN, {"ia3_l": (16, 1)}),
+    "ia3_ff": (ia3_ff.peft_layer({"lora_g": {"name": "ia3_l", "shape": (1, -1)}}), PLAIN, {"ia3_l": (1, 24)}),
+    "hra": (hra.peft_layer({"lora_U": {"name": "hra_u", "transpose": True}}), CASE.but(alpha=None), {"hra_u": (24, 4)}),
+} | {
+    name: (ROAD, PLAIN.but(options={"group_size": 8, "road_variant": name}), {"road_theta": (size,), "road_alpha": (size,)})
+    for name, size in (("road_1", 8), ("road_2", 16), ("road_4", 32))
+}
+each_other = pytest.mark.parametrize(("layer", "case", "shapes"), OTHERS.values(), ids=OTHERS)
+
+
+@each_other
+@pytest.mark.parametrize(("dtype", "adapter"), [("float64", None), ("bfloat16", None), ("bfloat16", "float32")])
+def test_they_have_the_checkpoint_s_tensors_in_the_asked_dtype(layer, case, shapes, dtype, adapter):
+    case = case.but(dtype=dtype, adapter_dtype=adapter)
+    subject = layer.build(case, problem(case, layer.formula))
+    assert {name: tuple(tensor.shape) for name, tensor in subject.tensors.items() if not name.startswith("base_layer")} == shapes
+    assert subject.trainable == set(shapes)
+    assert {subject.read(name).dtype for name in subject.map} == {getattr(torch, adapter or dtype)}
+    assert subject.tensors["base_layer.weight"].dtype == getattr(torch, dtype)
+
+
+@each_other
+def test_what_they_compute_is_the_closed_form(layer, case, shapes):
+    numbers = problem(case, layer.formula)
+    trace = run(layer.build(case, numbers), case, numbers, numbers.parameters)
+    weight, bias = layer.formula.adapted(case, numbers.weight, numbers.bias, numbers.parameters)
+    torch.testing.assert_close(trace["output"], numbers.x @ weight.T + bias, rtol=1e-12, atol=1e-13)
+    assert (weight - numbers.weight).norm() > 0.1 * numbers.weight.norm()
+
+
+def test_hra_starts_with_pairs_drawn_after_the_seed():
+    layer, case, _ = OTHERS["hra"]
+    case = case.but(dtype="float32", seed=11)
+    torch.manual_seed(11)
+    half = nn.init.kaiming_uniform_(torch.empty(24, 2), a=math.sqrt(5))
+    for dtype in ("float32", "float64"):
+        drawn = layer.build(case.but(dtype=dtype), problem(case, layer.formula)).read("lora_U")
+        assert drawn.equal(torch.stack([half[:, 0], half[:, 0], half[:, 1], half[:, 1]]).to(drawn.dtype))

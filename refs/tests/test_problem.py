@@ -222,6 +222,11 @@ def test_the_start_follows_the_description():
     formula = dataclasses.replace(lora.FORMULA, init=lambda case, weight: {"one": Uniform(1.0, (3,)), "two": Uniform(1.0, (3,))})
     drawn = start(CASE, formula, weight)
     assert not drawn["one"].equal(drawn["two"])
+    paired = dataclasses.replace(lora.FORMULA, init=lambda case, weight: {"one": Uniform(1.0, (6, 4), copies=2)})
+    rows = start(CASE, paired, weight)["one"]
+    assert rows.shape == (6, 4)
+    assert rows[::2].equal(rows[1::2])
+    assert len(rows.unique()) == 12
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
