@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import Net, OtherLinear, all_bits, each_config, inputs, net, snapshot, trained
+from lite.tests.toys import Net, OtherLinear, all_bits, attach, each_config, inputs, net, snapshot, trained
 
 
 class Block(nn.Module):
@@ -47,8 +47,9 @@ BLOCKS = {f"h.{i}.{name}" for i in range(3) for name in ("up", "down")}
 
 
 def reached(model, config):
-    lite.attach(model, config)
-    return {name.rpartition(".")[0] for name, _ in model.named_parameters() if name.rpartition(".")[2] == "lora_A"}
+    attach(model, config)
+    tensors = model.state_dict(keep_vars=True)
+    return {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] == "lora_A"}
 
 
 @each_config
