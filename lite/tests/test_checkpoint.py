@@ -16,6 +16,12 @@ REPLACES = tuple(toys.CONFIGS[name] for name in RESIDUAL)
 each_file = pytest.mark.parametrize("configs", CONFIGS.values(), ids=CONFIGS)
 
 
+def replaced(configs):
+    """The layers whose weight the configs replace; of two configs each has one layer."""
+    of = dict(zip(("first", "last"), configs if isinstance(configs, list) else [configs, configs], strict=True))
+    return [layer for layer, config in of.items() if isinstance(config, REPLACES)]
+
+
 @each_file
 def test_a_plain_model_gets_the_adapters_bit_for_bit(configs, tmp_path):
     model, x = adapted(configs), inputs()
@@ -46,7 +52,7 @@ def test_an_adapted_model_with_the_same_configs_gets_the_values(configs, tmp_pat
     model, other = adapted(configs), trained(attach(net(), configs), seed=8)
     lite.save(model, tmp_path / "file")
     parameters, structure = trainable(other), snapshot(other)
-    moved = {f"{name}.objects" for name in ("first", "last") if isinstance(configs, REPLACES)}  # a new residual each time
+    moved = {f"{layer}.objects" for layer in replaced(configs)}  # a new residual each time
     assert all_bits(other) != all_bits(model)
     lite.load(other, tmp_path / "file")
     assert all_bits(other) == all_bits(model)
@@ -98,13 +104,7 @@ def test_the_file_holds_the_adapters_tensors_and_nothing_else(configs, tmp_path)
     lite.save(model, tmp_path / "file")
     metadata, tensors = content(tmp_path / "file")
     state = {name: value for name, value in all_bits(model).items() if "lora_" in name}
-    each = configs if isinstance(configs, list) else [configs]
-    starts = [
-        f"{layer}.lora_{ab}.start"
-        for layer, config in zip(("first", "last"), each * 2)
-        if isinstance(config, REPLACES)
-        for ab in "AB"
-    ]
+    starts = [f"{layer}.lora_{ab}.start" for layer in replaced(configs) for ab in "AB"]
     assert {name: value for name, value in tensors.items() if not name.endswith(".start")} == state
     assert sorted(name for name in tensors if name.endswith(".start")) == starts
     assert [name for name in starts if tensors[name] == tensors[name.removesuffix(".start")]] == []
@@ -125,8 +125,7 @@ def test_the_header_holds_the_configs_and_a_fingerprint_of_each_layer(configs, t
     assert all(entry.keys() == {"base", "options"} for entry in entries)
     assert all(re.fullmatch("[0-9a-f]{64}", entry["base"]) for entry in entries)
     assert len({entry["base"] for entry in entries}) == 2
-    shared_out = [entry["options"] for entry in entries if entry["options"] != {}]
-    assert shared_out == ([{"r": 3, "alpha": 12.0}, {"r": 1, "alpha": 4.0}] if isinstance(configs, lite.EVAConfig) else [])
+    assert [entry["options"] for entry in entries] == [{}, {}]  # options of a layer's own: test_eva
 
 
 @each_config
@@ -135,7 +134,7 @@ def test_the_file_holds_nothing_as_large_as_a_weight(make, tmp_path):
     lite.save(model, tmp_path / "file")
     sizes = {name: tensor.numel() for name, tensor in read(tmp_path / "file")[1].items()}
     assert max(sizes.values()) <= 2 * 40
-    assert sum(size for name, size in sizes.items() if not name.endswith(".start")) <= 2 * (40 + 30) + 40
+    assert sum(size for name, size in sizes.items() if not name.endswith(".start")) <= 2 * (40 + 30) + 41
     assert sum(size for name, size in sizes.items() if name.endswith(".start")) <= 2 * (40 + 30) + 30
 
 
@@ -182,10 +181,21 @@ def test_every_dtype_survives(make, base, adapter, tmp_path):
 
 
 @each_file
-def test_what_was_cast_after_attach_comes_back_as_it_was_saved(configs, tmp_path):
-    model = adapted(configs).double()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_what_was_cast_after_attach_comes_back_as_it_was_saved(configs, dtype, tmp_path):
+    model = adapted(configs).to(dtype)
     lite.save(model, tmp_path / "file")
-    assert all_bits(lite.load(net().double(), tmp_path / "file")) == all_bits(model)
+    other = lite.load(net().to(dtype), tmp_path / "file")
+    lite.save(other, tmp_path / "again")
+    assert content(tmp_path / "file") == content(tmp_path / "again")
+    formed_anew = {f"{layer}.weight" for layer in replaced(configs)}  # of the base as it is now, so that its rounding differs
+    bits, others = all_bits(model), all_bits(other)
+    assert {name for name in bits if bits[name] != others[name]} <= formed_anew
+    unit = torch.finfo(torch.float32 if dtype is torch.float64 else dtype).eps
+    for name in formed_anew:
+        one, two = (m.get_parameter(name).detach().double() for m in (model, other))
+        assert (one - two).abs().max() <= unit * two.abs().max()
+    assert all_bits(lite.detach(other)) == all_bits(net().to(dtype)) == all_bits(lite.detach(model))
 
 
 @each_file
