@@ -82,7 +82,7 @@ WRONG = {
     "no token": ([DATA[0][:0]], ValueError, "first received no token in 1 batches"),
     "nan": ([DATA[0], DATA[1] * float("nan")], ValueError, "first received values that are not finite in batch 2"),
     "infinity": ([DATA[0] / 0], ValueError, "first received values that are not finite in batch 1"),
-    "a batch of another size": ([inputs(4, 5)], RuntimeError, "shapes cannot be multiplied"),
+    "a batch of another size": ([inputs(4, 5)], RuntimeError, "invalid for input of size 20"),
     "a batch with more arguments": ([(DATA[0], DATA[0])], TypeError, "takes 2 positional arguments but 3"),
     "a batch with an unknown name": ([{"input_ids": DATA[0]}], TypeError, "input_ids"),
 }
@@ -99,37 +99,19 @@ def test_wrong_data_is_refused_and_leaves_no_trace(make, data, error, message):
 
 
 @each_from_data
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, StopIteration], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, GeneratorExit], ids=lambda e: e.__name__)
 @pytest.mark.parametrize("place", ["data", "model"])
 def test_what_fails_in_a_batch_leaves_no_trace(make, error, place):
-    class Failing:
-        def __iter__(self):
-            return self
+    def fail(*args):
+        raise error("planted")
 
-        def __next__(self):
-            if place == "data" and error is not StopIteration:
-                raise error("planted")
-            return "no input"
-
-    model = net().train()
-    model.norm.eval()
+    model = net()
+    if place == "model":
+        model.norm.register_forward_pre_hook(fail)
     before = snapshot(model)
-    model.norm.forward, plain = Raising(error), model.norm.forward
-    with pytest.raises((error, TypeError, RuntimeError)):
-        lite.attach(model, make(r=2), [DATA[0]] if place == "model" else Failing())
-    del model.norm.forward
-    assert plain.__self__ is model.norm
+    with pytest.raises(error, match="planted"):
+        lite.attach(model, make(r=2), (x if place == "model" or number == 0 else fail() for number, x in enumerate(DATA)))
     assert snapshot(model) == before
-
-
-class Raising:
-    """A forward that fails."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __call__(self, *args):
-        raise self.error("planted")
 
 
 @each_from_data

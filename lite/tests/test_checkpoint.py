@@ -194,7 +194,7 @@ def test_what_was_cast_after_attach_comes_back_as_it_was_saved(configs, dtype, t
     unit = torch.finfo(torch.float32 if dtype is torch.float64 else dtype).eps
     for name in formed_anew:
         one, two = (m.get_parameter(name).detach().double() for m in (model, other))
-        assert (one - two).abs().max() <= unit * two.abs().max()
+        assert (one - two).abs().max() <= 2 * unit * max(two.abs().max(), net().get_parameter(name).abs().max())
     assert all_bits(lite.detach(other)) == all_bits(net().to(dtype)) == all_bits(lite.detach(model))
 
 
