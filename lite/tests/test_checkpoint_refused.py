@@ -189,7 +189,7 @@ def test_a_missing_file_is_named(start, tmp_path):
 
 
 @settings(
-    max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(part=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_file_loads_nothing(part, good, tmp_path):
@@ -199,7 +199,7 @@ def test_a_truncated_file_loads_nothing(part, good, tmp_path):
 
 
 @settings(
-    max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_a_header_with_another_byte_loads_a_whole_adapter_or_nothing(data, good, tmp_path):

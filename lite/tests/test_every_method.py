@@ -29,7 +29,7 @@ def test_a_start_that_is_no_exact_identity_is_one_up_to_rounding(make, build, dt
     torch.manual_seed(0)
     layer, x = build().to(dtype), inputs(30, 6, dtype=dtype)
     y = layer(x).double()
-    attach(layer, make(r=2), [x])
+    attach(layer, make(r=2, **({"lora_bias": True} if hasattr(make(), "lora_bias") else {})), [x])
     change = (layer(x).double() - y).norm() / y.norm()
     small = 1e-4 if make is lite.LoRAXSConfig else 0
     assert change <= small + 20 * torch.finfo(dtype).eps
@@ -215,3 +215,14 @@ def test_a_state_dict_of_another_start_is_not_saved_as_if_it_were_of_this_one(ma
     assert snapshot(other) == before
     assert list(tmp_path.iterdir()) == []
     lite.save(model, tmp_path / "file")
+    if make is not lite.OLoRAConfig:
+        assert all_bits(lite.load(started(3), tmp_path / "file")) == all_bits(model)
+        lite.save(lite.load(other, tmp_path / "file"), tmp_path / "again")
+        assert content(tmp_path / "again") == content(tmp_path / "file")
+
+
+@pytest.mark.parametrize("make", [make for make in CONFIGS.values() if hasattr(make(), "lora_bias")])
+def test_a_bias_of_b_starts_at_zero(make):
+    bias = attach(net(), make(r=2, lora_bias=True)).first.lora_b
+    assert bias.requires_grad
+    assert bits(bias) == bits(torch.zeros(5))
