@@ -65,6 +65,8 @@ class Reader:
         if self.leader is None:
             self.leader = first
             self.statistics = first.statistics
+        if self.leader is self:  # whoever shares its tensor with another later only keeps its own account
+            first = self
         if self.leader is not first:
             raise ValueError(
                 f"{self.layer.name} and {self.leader.layer.name} received one tensor in the first batch, but not later; attach them by two configs"
@@ -85,6 +87,8 @@ class _Calls:
         self.seen: dict[tuple[int, Config], tuple[weakref.ref[Tensor], int, Reader]] = {}
 
     def first_reader(self, reader: Reader, x: Tensor) -> Reader:
+        if x.is_inference():  # its changes in place cannot be seen
+            return reader
         key = (id(x), reader.config)
         alive, version, first = self.seen.get(key, (None, -1, reader))
         if alive is not None and alive() is x and version == x._version and first is not reader:

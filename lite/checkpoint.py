@@ -38,11 +38,13 @@ class Entry:
 def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
     """Write all adapters of the model to `file`. An old file is replaced only by a complete new one.
 
-    Raises RuntimeError if nothing is attached, OSError if the file cannot be written.
+    Raises RuntimeError if nothing is attached or a replaced weight is not what its start left, OSError if the file cannot be written.
     """
     attachment = attached(model)
     if attachment is None:
         raise RuntimeError(f"nothing is attached to this model, so there is nothing to save to {file}; call lite.attach first")
+    for adapter in attachment.adapters:
+        _check_residual(attachment, adapter)
     tensors = {
         full_name(adapter.layer, name): value.detach().cpu().contiguous()
         for adapter in attachment.adapters
@@ -72,6 +74,26 @@ def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
         raise OSError(f"{file} cannot be written: {error}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _check_residual(attachment: Attachment, adapter: Adapter) -> None:
+    """A state dict from a model with another start brings a residual that this one's start does not explain."""
+    layer = adapter.layer
+    if layer.name not in attachment.starts:
+        return
+    original, live = attachment.originals[layer.name].detach(), layer.weight.detach()
+    start = attachment.starts[layer.name]
+    weight = (original.T if layer.transposed else original).to(next(iter(start.values())).device)
+    formed = adapter.residual(weight, start)
+    assert formed is not None
+    formed = (formed.T if layer.transposed else formed).to(live.device)
+    unit = max(torch.finfo(weight.dtype).eps, torch.finfo(live.dtype).eps)  # casts in between round
+    bound = 8 * unit * max(float(weight.abs().max()), float(formed.abs().max()))
+    if not ((live - formed).abs() <= bound).all():
+        raise RuntimeError(
+            f"{layer.name}: the weight is not what attach left of it, a file could not bring it back; "
+            f"was a state dict of a model with another start loaded? Use lite.load, which brings the start along"
+        )
 
 
 def _values(attachment: Attachment, adapter: Adapter) -> dict[str, Tensor]:

@@ -10,12 +10,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import lite
+from lite.tests import toys
 from lite.tests.toys import bits
 
 CONFIGS = {
-    "lora": lite.LoRAConfig(r=2),
-    "dora": lite.DoRAConfig(r=2),
-    "delora": lite.DeLoRAConfig(r=2),
+    **{name: make(r=2) for name, make in toys.CONFIGS.items()},
+    "two of the weight": [
+        lite.PiSSAConfig(r=3, alpha=2, niter=2, target_names=["first"]),
+        lite.LoRAXSConfig(r=2, alpha=3, target_names=["last"]),
+    ],
     "two": [lite.DoRAConfig(r=2, alpha=3, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])],
 }
 

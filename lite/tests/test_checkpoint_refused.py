@@ -42,11 +42,16 @@ def options(**changes):
     return adapters(lambda groups: groups[0]["options"].update(changes))
 
 
+def own(**changes):
+    return adapters(lambda groups: groups[0]["layers"]["first"].update(changes))
+
+
 def replaced(name, change):
     return tensors(lambda held: held.update({name: change(held[name])}))
 
 
 OF_ATTACH = ("no config was given", "DoRAConfig matches no layer", "two configs target last")  # these name the config instead
+LAYER = {"base": "0" * 64, "options": {}}
 INCOMPLETE = "is no complete safetensors file"
 UNREADABLE = "unreadable list of adapters"
 DAMAGES = {
@@ -89,9 +94,18 @@ DAMAGES = {
     "pattern that matches nothing": (options(target_names=["nowhere"]), "DoRAConfig matches no layer"),
     "pattern that overlaps": (options(target_names=["first", "last"]), "two configs target last"),
     "a fingerprint missing": (adapters(lambda g: g[0]["layers"].clear()), "another model.*only in the model first"),
-    "a layer more": (adapters(lambda g: g[1]["layers"].update(norm="0" * 64)), "another model.*only in the file norm"),
-    "a fingerprint no text": (adapters(lambda g: g[0]["layers"].update(first=7)), "another base: first"),
-    "another fingerprint": (adapters(lambda g: g[1]["layers"].update(last="0" * 64)), "another base: last had fingerprint '000"),
+    "a layer more": (adapters(lambda g: g[1]["layers"].update(norm=LAYER)), "another model.*only in the file norm"),
+    "a layer no mapping": (adapters(lambda g: g[0]["layers"].update(first="0" * 64)), UNREADABLE),
+    "a layer a list": (adapters(lambda g: g[0]["layers"].update(first=["0" * 64, {}])), UNREADABLE),
+    "a layer without options": (adapters(lambda g: g[0]["layers"]["first"].pop("options")), UNREADABLE),
+    "a layer without fingerprint": (adapters(lambda g: g[0]["layers"]["first"].pop("base")), UNREADABLE),
+    "a fingerprint no text": (own(base=7), rf"{UNREADABLE}: a layer should have base"),
+    "another fingerprint": (adapters(lambda g: g[1]["layers"].update(last=LAYER)), "another base: last had fingerprint '000"),
+    "a layer's options a list": (own(options=[]), rf"{UNREADABLE}: a layer should have .* options"),
+    "a layer's options unknown": (own(options={"rank": 2}), "unreadable options for first .*DoRAConfig has no option rank"),
+    "a layer's options out of range": (own(options={"r": 0}), "unreadable options for first .*DoRAConfig: r must be .*, got 0"),
+    "a layer of another rank": (own(options={"r": 3}), r"first\.lora_A is torch.float32 \(2, 6\), should be .*\(3, 6\)"),
+    "a layer left out": (own(options=None), r"missing none, extra first\.lora_A"),
     "a group missing": (adapters(lambda g: g.pop()), r"other tensors than its config needs: missing none, extra last\.lora_A"),
     "tensor missing": (tensors(lambda t: t.pop("first.lora_m")), r"missing first\.lora_m, extra none"),
     "buffer missing": (tensors(lambda t: t.pop("last.lora_wnorm")), r"missing last\.lora_wnorm, extra none"),
@@ -175,7 +189,7 @@ def test_a_missing_file_is_named(start, tmp_path):
 
 
 @settings(
-    max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(part=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_file_loads_nothing(part, good, tmp_path):
@@ -185,7 +199,7 @@ def test_a_truncated_file_loads_nothing(part, good, tmp_path):
 
 
 @settings(
-    max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_a_header_with_another_byte_loads_a_whole_adapter_or_nothing(data, good, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lite
-from lite.tests.toys import each_config
+from lite.tests.toys import CONFIGS, each_config
 
+# By the name of the option; where a method allows other values, by its config's name, too.
 BAD = {
     "target_names": ["q_proj", ("(",), ("ok", "[a"), (1,), None, 3],
     "exclude_names": ["lm_head", ("*",), (b"x",), None],
@@ -22,7 +23,17 @@ BAD = {
     "dropout": [1, 1.0, 1.5, -0.1, math.nan, math.inf, True, "0.1", None],
     "rslora": [1, 0, None, "yes"],
     "init": ["zeros", "", "Kaiming", None, True],
+    "DeLoRAConfig.init": ["gaussian", "orthogonal", "", "Kaiming", None, True],
+    "DoRAConfig.init": ["orthogonal", "zero", None],
     "lambda0": [0, -3.5, math.inf, -math.inf, math.nan, True, "15", None],
+    "lora_bias": [1, 0, None, "all"],
+    "niter": [0, -1, 2.0, True, "4", math.inf],
+    "LoRAXSConfig.alpha": [0, -1, math.inf, math.nan, True, "8"],
+    "rho": [0.99, 0, -2, math.inf, math.nan, True, "2", None],
+    "adjust_scaling_factors": [1, 0, None, "no"],
+    "whiten": [1, 0, None, "no"],
+    "mode": ["", "IPM", "pca", None, True],
+    "damp": [0, -0.01, math.inf, math.nan, True, "0.01", None],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -35,24 +46,42 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "dropout": [0.1, 0.999],
     "rslora": [True],
     "init": ["gaussian"],
+    "LoRAConfig.init": ["orthogonal", "gaussian"],
+    "DeLoRAConfig.init": ["kaiming"],
     "lambda0": [7, 1e-3],
+    "lora_bias": [True],
+    "niter": [1, 16],
+    "LoRAXSConfig.alpha": [1e-30, 1e30, 8, 0.1],
+    "rho": [1, 1.0, 1.5, 100],
+    "adjust_scaling_factors": [False],
+    "whiten": [True],
+    "mode": ["kpm"],
+    "damp": [1e-30, 3],
 }
-ALL = [(make, field) for make in (lite.LoRAConfig, lite.DoRAConfig, lite.DeLoRAConfig) for field in dataclasses.fields(make)]
+ALL = [(make, field) for make in CONFIGS.values() for field in dataclasses.fields(make)]
+COMMON = {field.name for field in dataclasses.fields(lite.Config)}
 NAMES = sorted({field.name for _, field in ALL})
+
+
+def values(table, make, name):
+    return table.get(f"{make.__name__}.{name}", table.get(name, []))
 
 
 def cases(table):
     return [
         pytest.param(make, field.name, value, id=f"{make.__name__}-{field.name}={value!r}")
         for make, field in ALL
-        for value in table[field.name]
+        if make is lite.LoRAConfig or field.name not in COMMON  # checked by one and the same code
+        for value in values(table, make, field.name)
     ]
 
 
 @pytest.mark.parametrize("table", [BAD, GOOD], ids=["bad", "good"])
 def test_these_tables_know_every_option(table):
-    assert sorted(table) == NAMES
-    assert all(table.values())
+    assert sorted(name for name in table if "." not in name) == NAMES
+    assert all(values(table, make, field.name) for make, field in ALL)
+    known = {f"{make.__name__}.{field.name}" for make, field in ALL}
+    assert {name for name in table if "." in name} <= known
 
 
 @each_config
@@ -77,7 +106,15 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(make, name, value):
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "-huge"])
 @pytest.mark.parametrize(
-    ("make", "name"), [(lite.LoRAConfig, "alpha"), (lite.LoRAConfig, "dropout"), (lite.DeLoRAConfig, "lambda0")]
+    ("make", "name"),
+    [
+        (lite.LoRAConfig, "alpha"),
+        (lite.LoRAConfig, "dropout"),
+        (lite.DeLoRAConfig, "lambda0"),
+        (lite.LoRAXSConfig, "alpha"),
+        (lite.EVAConfig, "rho"),
+        (lite.CorDAConfig, "damp"),
+    ],
 )
 def test_an_integer_beyond_every_float_is_refused_as_a_value(make, name, value):
     with pytest.raises(ValueError, match=f"^{make.__name__}: {name} "):
@@ -102,11 +139,17 @@ def test_a_value_in_range_is_kept_and_survives_json(make, name, value):
 
 @each_config
 def test_all_options_together_survive_json(make):
-    config = make(**{field.name: GOOD[field.name][0] for field in dataclasses.fields(make)})
+    config = make(**{field.name: values(GOOD, make, field.name)[-1] for field in dataclasses.fields(make)})
     plain = json.loads(json.dumps(config.to_dict()))
     assert list(plain) == [field.name for field in dataclasses.fields(make)]
-    assert plain["dtype"] == "float32"
+    assert plain["dtype"] == "float16"
     assert repr(make.from_dict(plain)) == repr(config)
+
+
+@pytest.mark.parametrize("r", [1, 3, 7])
+def test_an_orthogonal_start_has_an_even_rank(r):
+    with pytest.raises(ValueError, match=f"LoRAConfig: init 'orthogonal'.*r must be even, got {r}"):
+        lite.LoRAConfig(init="orthogonal", r=r)
 
 
 @each_config

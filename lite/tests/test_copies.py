@@ -8,12 +8,23 @@ import pytest
 import torch
 
 import lite
-from lite.tests.toys import adapted, all_bits, bits, each_config, formula, inputs, net, snapshot, trainable, trained
-
-TWO = [lite.DoRAConfig(r=2, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])]
-each_attachment = pytest.mark.parametrize(
-    "configs", [lite.LoRAConfig(r=2), lite.DoRAConfig(r=2), lite.DeLoRAConfig(r=2), TWO], ids=["lora", "dora", "delora", "two"]
+from lite.tests.toys import (
+    CONFIGS,
+    adapted,
+    all_bits,
+    attach,
+    bits,
+    each_config,
+    formula,
+    inputs,
+    net,
+    snapshot,
+    trainable,
+    trained,
 )
+
+TWO = [lite.DoRAConfig(r=2, target_names=["first"]), lite.PiSSAConfig(r=3, target_names=["last"])]
+each_attachment = pytest.mark.parametrize("configs", [*(make(r=2) for make in CONFIGS.values()), TWO], ids=[*CONFIGS, "two"])
 
 
 def pickled(model):
@@ -119,7 +130,7 @@ def test_adapters_of_another_dtype_follow_a_cast_too(make):
 
 @each_attachment
 def test_a_state_dict_goes_into_another_adapted_model(configs):
-    model, other, x = adapted(configs), trained(lite.attach(net(), configs), seed=9), inputs()
+    model, other, x = adapted(configs), trained(attach(net(), configs), seed=9), inputs()
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(model.state_dict(), strict=True)
     assert all_bits(other) == all_bits(model)
@@ -128,7 +139,7 @@ def test_a_state_dict_goes_into_another_adapted_model(configs):
 
 @each_config
 def test_the_base_loads_into_a_plain_model_again(make):
-    model = adapted(make())
+    model = adapted(make(r=2))
     with pytest.raises(RuntimeError, match=r"Unexpected key.*lora_A"):
         net().load_state_dict(model.state_dict())
     net().load_state_dict(lite.detach(model).state_dict(), strict=True)

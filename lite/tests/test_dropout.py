@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import each_config, inputs, trained
+from lite.tests.toys import attach, each_config, inputs, trained
 
 
 def layer_of(config):
     torch.manual_seed(0)
-    return trained(lite.attach(nn.Linear(6, 4), config))
+    return trained(attach(nn.Linear(6, 4), config))
 
 
 def run(layer, seed=0):

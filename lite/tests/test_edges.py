@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import CONFIGS, each_config, each_variant, formula, inputs, trainable, trained
+from lite.tests.toys import CONFIGS, attach, each, each_config, each_variant, formula, inputs, trainable, trained
 
 SIZES = {  # d_in, d_out, r, shape of x without its last axis
     "d_in 1": (1, 4, 2, (3, 5)),
@@ -20,12 +20,22 @@ SIZES = {  # d_in, d_out, r, shape of x without its last axis
     "r above d_in and d_out": (6, 4, 9, (3, 5)),
     "square": (5, 5, 2, (3, 5)),
 }
+MOST = {  # the largest rank; others take any
+    lite.PiSSAConfig: min,
+    lite.OLoRAConfig: min,
+    lite.CorDAConfig: min,
+    lite.LoRAXSConfig: min,
+    lite.EVAConfig: lambda d_in, d_out: d_in,
+    lite.LoRAConfig: lambda d_in, d_out: 99,
+    lite.DoRAConfig: lambda d_in, d_out: 99,
+    lite.DeLoRAConfig: lambda d_in, d_out: 99,
+}
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 
 
 def layer_of(config, d_in=6, d_out=4, bias=True):
     torch.manual_seed(0)
-    return trained(lite.attach(nn.Linear(d_in, d_out, bias=bias, dtype=torch.float64), config))
+    return trained(attach(nn.Linear(d_in, d_out, bias=bias, dtype=torch.float64), config))
 
 
 def close(one, other):
@@ -37,6 +47,10 @@ def close(one, other):
 @pytest.mark.parametrize(("d_in", "d_out", "r", "shape"), SIZES.values(), ids=SIZES)
 def test_the_formula_holds_at_every_size(d_in, d_out, r, shape, bias, make):
     config, x = make(r=r), inputs(*shape, d_in, dtype=torch.float64).requires_grad_()
+    if r > MOST[make](d_in, d_out):
+        with pytest.raises(ValueError, match=rf"on the model itself: r = {r}, but a.* has only {MOST[make](d_in, d_out)} "):
+            layer_of(config, d_in, d_out, bias)
+        return
     layer = layer_of(config, d_in, d_out, bias)
     y = layer(x)
     assert y.shape == (*shape, d_out)
@@ -58,7 +72,7 @@ def test_without_tokens_there_is_no_output_and_no_gradient(shape, training, make
     assert all(not p.grad.any() for p in trainable(layer).values())
 
 
-@pytest.mark.parametrize("make", [lite.LoRAConfig, lite.DoRAConfig], ids=["lora", "dora"])
+@each("lora", "dora", "pissa", "olora", "eva", "corda")
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha/r", "alpha/√r"])
 @pytest.mark.parametrize("alpha", [4, 1], ids=["alpha=r", "alpha=1"])
 def test_the_formula_holds_at_a_scale_of_one_and_an_alpha_of_one(alpha, rslora, make):

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import lite
-from lite.tests.toys import Coded, OtherLinear, each_config, formula, inputs, trained
+from lite.tests.toys import Coded, OtherLinear, attach, each, each_config, formula, inputs, trained
 
 
 def conv1d() -> nn.Module:
@@ -26,7 +26,7 @@ each_kind = pytest.mark.parametrize(("build", "keyword"), KINDS.values(), ids=KI
 
 def layer_of(build, config, dtype=torch.float64):
     torch.manual_seed(0)
-    return trained(lite.attach(build().to(dtype), config))
+    return trained(attach(build().to(dtype), config))
 
 
 def as_linear(layer: nn.Module) -> nn.Linear:
@@ -48,7 +48,7 @@ def test_the_output_is_the_formulas(build, keyword, make):
     torch.testing.assert_close(layer(x), formula(config, as_linear(layer), x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [lite.LoRAConfig, lite.DoRAConfig], ids=["lora", "dora"])
+@each("lora", "dora", "pissa", "olora", "eva", "corda")
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha/r", "alpha/√r"])
 def test_alpha_is_divided_by_r_or_its_root(make, rslora):
     config, x = make(r=3, alpha=5.5, rslora=rslora), inputs(7, 6, dtype=torch.float64)

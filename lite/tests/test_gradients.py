@@ -1,5 +1,7 @@
 """Gradients against finite differences, in float64, at parameters that have moved."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,8 @@ BY = {
     "lora": (lite.LoRAConfig, ["lora_A", "lora_B"]),
     "dora": (lite.DoRAConfig, ["lora_m"]),
     "delora": (lite.DeLoRAConfig, ["lora_A", "lora_B", "lora_lambda"]),
+    "lora_xs": (lite.LoRAXSConfig, ["lora_R"]),
+    "pissa": (partial(lite.PiSSAConfig, alpha=3, lora_bias=True), ["lora_A", "lora_B", "lora_b"]),
 }
 BUILDS = {
     "Linear": lambda: nn.Linear(6, 4),
@@ -37,13 +41,13 @@ def test_gradients_are_those_of_finite_differences(make, names, build, dropout):
         torch.manual_seed(5)  # the same elements dropped in every call
         return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
-    x = inputs(2, 3, 6, dtype=torch.float64).requires_grad_()
+    x = inputs(2, 2, 6, dtype=torch.float64).requires_grad_()
     assert gradcheck(output, (x, *(getattr(layer, name) for name in names)))
 
 
 def test_the_parameters_that_are_left_out_are_doras_factors_alone():
-    left_out = {name: sorted(set(trainable(layer_of(make()))) - set(names)) for name, (make, names) in BY.items()}
-    assert left_out == {"lora": [], "dora": ["lora_A", "lora_B"], "delora": []}
+    left_out = {name: sorted(set(trainable(layer_of(make(r=2)))) - set(names)) for name, (make, names) in BY.items()}
+    assert left_out == {name: [] for name in BY} | {"dora": ["lora_A", "lora_B"]}
 
 
 def test_doras_factors_get_the_gradient_with_the_norm_held_constant():

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import CONFIGS, bits, each_config, each_variant, inputs, net
+from lite.tests.toys import DRAWN, EXACT, attach, bits, each, inputs, net
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
+each_drawn = each(*DRAWN)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -23,7 +24,7 @@ def same(one, other):
     return {name: bits(t) for name, t in one.items()} == {name: bits(t) for name, t in other.items()}
 
 
-@each_config
+@each_drawn
 def test_the_seed_decides_the_start(make):
     assert same(start(make(r=2)), start(make(r=2)))
     assert not same(start(make(r=2), seed=4), start(make(r=2), seed=5))
@@ -37,7 +38,7 @@ def default_dtype():
     torch.set_default_dtype(before)
 
 
-@each_config
+@each_drawn
 @each_dtype
 @pytest.mark.parametrize("adapter", [None, torch.float64], ids=str)
 def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtype):
@@ -48,7 +49,7 @@ def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtyp
     assert same(start(config), expected)
 
 
-@each_config
+@each_drawn
 @each_dtype
 def test_draws_are_the_same_in_every_adapter_dtype(make, dtype):
     drawn, other = start(make(r=2)), start(make(r=2, dtype=dtype))
@@ -56,7 +57,7 @@ def test_draws_are_the_same_in_every_adapter_dtype(make, dtype):
     assert bits(other["lora_A"]) == bits(drawn["lora_A"].to(dtype))
 
 
-@each_config
+@each_drawn
 @each_dtype
 def test_draws_are_the_same_on_every_base_dtype(make, dtype):
     drawn, other = start(make(r=2)), start(make(r=2), base=dtype)
@@ -64,7 +65,7 @@ def test_draws_are_the_same_on_every_base_dtype(make, dtype):
     assert bits(other["lora_A"]) == bits(drawn["lora_A"].to(dtype))
 
 
-@each_config
+@each_drawn
 def test_layers_draw_one_after_the_other(make):
     torch.manual_seed(3)
     model = lite.attach(net(), make(r=2))
@@ -73,7 +74,7 @@ def test_layers_draw_one_after_the_other(make):
     assert model.last.lora_A.any()
 
 
-@each_config
+@each_drawn
 def test_without_a_new_seed_the_next_start_differs(make):
     torch.manual_seed(3)
     first = lite.attach(nn.Linear(6, 5), make(r=2)).lora_A
@@ -81,7 +82,7 @@ def test_without_a_new_seed_the_next_start_differs(make):
     assert not torch.equal(first, second)
 
 
-@each_config
+@each_drawn
 def test_a_kaiming_start_is_uniform_up_to_one_over_the_root_of_d_in(make):
     A = start(make(r=40), d_in=100)["lora_A"]
     assert A.shape == (40, 100)
@@ -96,7 +97,7 @@ def test_a_gaussian_start_has_a_spread_of_one_over_r(make):
     assert A.abs().max() * 40 > 3
 
 
-@each_config
+@each_drawn
 def test_b_starts_at_zero(make):
     assert not start(make(r=2))["lora_B"].any()
 
@@ -117,7 +118,7 @@ def test_deloras_strength_goes_through_float32_as_every_start_does(dtype):
     assert bits(strength) == bits(torch.tensor(0.1, dtype=torch.float32).to(dtype))
 
 
-@each_variant
+@each(*EXACT)
 @pytest.mark.parametrize(
     ("base", "adapter"),
     [
@@ -132,9 +133,9 @@ def test_deloras_strength_goes_through_float32_as_every_start_does(dtype):
     ids=str,
 )
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_an_adapted_model_starts_as_the_model_bit_for_bit(variant, base, adapter, training):
+def test_an_adapted_model_starts_as_the_model_bit_for_bit(make, base, adapter, training):
     model, x = net().to(base).train(training), inputs(dtype=base)
     y = model(x)
-    lite.attach(model, CONFIGS[variant](r=2, dtype=adapter, dropout=0.5))
+    attach(model, make(r=2, dtype=adapter, dropout=0.5), [inputs(30, 6, dtype=base)])
     assert model(x).dtype is base
     assert torch.equal(model(x), y)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lite
-from lite.tests.toys import each_config, snapshot, trained
+from lite.tests.toys import EXACT, attach, each_config, snapshot, trained
 
 
 def bert() -> nn.Module:
@@ -138,6 +138,9 @@ def test_the_stream_is_as_wide_as_the_model_says_or_as_most_layers_are(hidden, r
     assert reached(Bottleneck(hidden), lite.LoRAConfig(target_roles=(role,))) == expected
 
 
+TOKENS = torch.randint(11, (10, 9), generator=torch.Generator().manual_seed(0))
+
+
 def output(model: nn.Module) -> Tensor:
     """Everything that the model computes for some tokens."""
     tokens = torch.tensor([[1, 5, 3, 9], [2, 2, 10, 4]])
@@ -150,8 +153,10 @@ def test_a_transformer_is_adapted_and_restored(known, make):
     torch.manual_seed(0)
     model = known.build().eval()
     before, y = snapshot(model), output(model)
-    lite.attach(model, make(r=2))
-    assert torch.equal(output(model), y)
+    attach(model, make(r=2), [TOKENS])
+    if lite.variant.variant_of(make()).name in EXACT:
+        assert torch.equal(output(model), y)
+    assert (output(model) - y).norm() < 1e-3 * y.norm()
     moved = output(trained(model))
     assert (moved - y).norm() > 1e-2 * y.norm()
     moved.square().sum().backward()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import Net, OtherLinear, all_bits, each_config, inputs, net, snapshot, trained
+from lite.tests.toys import Net, OtherLinear, all_bits, attach, each_config, inputs, net, snapshot, trained
 
 
 class Block(nn.Module):
@@ -46,14 +46,18 @@ class Stack(nn.Module):
 BLOCKS = {f"h.{i}.{name}" for i in range(3) for name in ("up", "down")}
 
 
-def reached(model, config):
-    lite.attach(model, config)
-    return {name.rpartition(".")[0] for name, _ in model.named_parameters() if name.rpartition(".")[2] == "lora_A"}
+TOKENS = [torch.arange(7).repeat(3)]
+
+
+def reached(model, config, data=None):
+    attach(model, config, data)
+    tensors = model.state_dict(keep_vars=True)
+    return {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] == "lora_A"}
 
 
 @each_config
 def test_no_names_mean_every_linear_layer_but_the_excluded(make):
-    assert reached(Stack(), make()) == BLOCKS
+    assert reached(Stack(), make(r=2), TOKENS) == BLOCKS
 
 
 def test_no_names_and_no_exclusions_mean_every_linear_layer():
@@ -153,12 +157,17 @@ class Attending(nn.Module):
         super().__init__()
         self.proj_in, self.attention, self.proj_out = nn.Linear(3, 4), nn.MultiheadAttention(4, 2), nn.Linear(4, 3)
 
+    def forward(self, x):
+        """x (tokens, batch, 3) → the same."""
+        x = self.proj_in(x)
+        return self.proj_out(self.attention(x, x, x)[0])
+
 
 @each_config
 def test_the_projection_that_torch_attention_never_calls_is_no_target(make):
-    assert reached(Attending(), make()) == {"proj_in", "proj_out"}
+    assert reached(Attending(), make(r=2)) == {"proj_in", "proj_out"}
     with pytest.raises(ValueError, match=r"matches no layer.*layers are: proj_in \(\w+\), proj_out \(\w+\)$"):
-        lite.attach(Attending(), make(target_names=["attention"]))
+        lite.attach(Attending(), make(r=2, target_names=["attention"]))
 
 
 @each_config
@@ -167,7 +176,7 @@ def test_the_fast_path_of_torch_encoders_runs_the_adapters(make):
     encoder, x = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval(), inputs(2, 3, 4)
     with torch.no_grad():
         y = encoder(x)
-        assert reached(encoder, make(r=2)) == {"linear1", "linear2"}
+        assert reached(encoder, make(r=2), [inputs(2, 10, 4)]) == {"linear1", "linear2"}
         change = (trained(encoder)(x) - y).norm() / y.norm()
         lite.detach(encoder)
         assert torch.equal(encoder(x), y)
@@ -192,7 +201,7 @@ def test_a_layer_under_two_names_is_adapted_once(make):
     torch.manual_seed(0)
     model, x = Tied(), inputs(3, 4)
     before = snapshot(model)
-    lite.attach(model, make(r=2, exclude_names=()))
+    attach(model, make(r=2, exclude_names=()))
     trained(model)
     assert len(model.body._forward_hooks) == 1
     assert torch.equal(model(x), model.body(model.body(x)))

@@ -10,15 +10,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lite
+from lite.layers import linear_layers
 
-CONFIGS = {"lora": lite.LoRAConfig, "dora": lite.DoRAConfig, "delora": lite.DeLoRAConfig}
-TRAINED = {
-    "lora": ("lora_A", "lora_B"),
+CONFIGS = {
+    "lora": lite.LoRAConfig,
+    "dora": lite.DoRAConfig,
+    "delora": lite.DeLoRAConfig,
+    "pissa": lite.PiSSAConfig,
+    "olora": lite.OLoRAConfig,
+    "lora_xs": lite.LoRAXSConfig,
+    "eva": lite.EVAConfig,
+    "corda": lite.CorDAConfig,
+}
+TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
     "delora": ("lora_A", "lora_B", "lora_lambda"),
+    "lora_xs": ("lora_R",),
 }
+DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
+EXACT = (*DRAWN, "eva")  # start as the model bit for bit
+RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
+FROM_DATA = ("eva", "corda")
+
+
+def each(*names: str) -> pytest.MarkDecorator:
+    """A test for some methods; it gets the config's class as `make`."""
+    return pytest.mark.parametrize("make", [CONFIGS[name] for name in names], ids=names)
+
+
 each_variant = pytest.mark.parametrize("variant", CONFIGS)
-each_config = pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
+each_config = each(*CONFIGS)
 
 
 class Net(nn.Module):
@@ -91,9 +112,25 @@ def trained(model: nn.Module, seed: int = 2) -> nn.Module:
     return model
 
 
-def adapted(config: lite.Config | list[lite.Config]) -> nn.Module:
+def calibration(model: nn.Module) -> list[Tensor]:
+    """Two batches for a model that takes what its first linear layer takes; their spectrum decays."""
+    layer = next(linear_layers(model))
+    decay = 0.6 ** torch.arange(layer.d_in)
+    dtype = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    return [(inputs(10, 2, layer.d_in, seed=seed) * decay).to(dtype) for seed in (11, 12)]
+
+
+def attach(model: nn.Module, configs: lite.Config | list[lite.Config], data: Any = None) -> nn.Module:
+    """`lite.attach`, with data for the methods that start from it, and only then."""
+    each = configs if isinstance(configs, list) else [configs]
+    if any(lite.variant.variant_of(config).statistics for config in each):
+        return lite.attach(model, configs, calibration_data=calibration(model) if data is None else data)
+    return lite.attach(model, configs)
+
+
+def adapted(configs: lite.Config | list[lite.Config]) -> nn.Module:
     """A `Net` with trained adapters."""
-    return trained(lite.attach(net(), config))
+    return trained(attach(net(), configs))
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -147,7 +184,13 @@ def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
             size = a.pow(2).sum().sqrt().clamp(min=1e-4) * b.pow(2).sum().sqrt().clamp(min=1e-4)
             W = W + layer.lora_lambda.detach().double() / config.r * torch.outer(b, a * n) / size
         return x.double() @ W.T + bias
-    W = W + config.alpha / (config.r**0.5 if config.rslora else config.r) * B @ A
+    if isinstance(config, lite.LoRAXSConfig):
+        s = 1 if config.alpha is None else config.alpha / config.r
+        return x.double() @ (W + s * B @ layer.lora_R.detach().double() @ A).T + bias
+    s = config.alpha / (config.r**0.5 if config.rslora else config.r)
+    W = W + s * B @ A
     if isinstance(config, lite.DoRAConfig):
         W = layer.lora_m.detach().double()[:, None] * W / W.pow(2).sum(1, keepdim=True).sqrt()
+    elif config.lora_bias:
+        bias = bias + s * layer.lora_b.detach().double()
     return x.double() @ W.T + bias

@@ -78,7 +78,8 @@ def resolve(config: EVAConfig, layers: Sequence[Layer], spreads: Sequence[Spread
     for place, (layer, spread) in enumerate(zip(layers, spreads, strict=True)):
         asked = min(round(config.rho * config.r), layer.d_in)
         variance = spread.principal()[0].square()
-        there = int((variance > variance[0] * layer.d_in * torch.finfo(variance.dtype).eps).sum())
+        eps, mean = torch.finfo(variance.dtype).eps, spread.count * spread.mean.square().sum()
+        there = int((variance > (variance[0] * layer.d_in * eps).clamp(min=mean * (spread.count * eps) ** 2)).sum())
         if spread.count <= asked or there < config.r:
             raise ValueError(
                 f"{layer.name}: {spread.count} tokens in {there} directions are too few for up to {asked} components "

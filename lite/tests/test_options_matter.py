@@ -1,0 +1,64 @@
+"""No option is ignored: each one, changed alone, changes the start or the function, or is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import lite
+from lite.tests.test_config import ALL, GOOD, values
+from lite.tests.toys import all_bits, attach, bits, inputs, net, trained
+
+PLAIN = {"r": 2}
+UNEVEN = [inputs(60, 3, 6, seed=81) * torch.tensor([3.0, 1, 1, 1, 1, 1])]  # EVA shares out its ranks unevenly here
+# Refused on this model: it has no blocks, and no weight of it has so many components.
+REFUSED = {"layers": "matches no layer", "r": "has only"}
+
+
+def result(config):
+    """The tensors at the start, then what the moved adapters compute while training."""
+    torch.manual_seed(1)
+    model = attach(net(), config, UNEVEN)
+    start = all_bits(model)
+    torch.manual_seed(2)
+    return start, bits(trained(model)(inputs()))
+
+
+def own(make, name):
+    """A good value that changes something here."""
+    return {"r": 3, "rho": 1}.get(name) or values(GOOD, make, name)[-1]
+
+
+@pytest.mark.parametrize(("make", "name"), [pytest.param(make, f.name, id=f"{make.__name__}-{f.name}") for make, f in ALL])
+def test_an_option_changes_something_or_is_refused(make, name):
+    value = {"target_names": ("first",), "exclude_names": ("first",)}.get(name, own(make, name))
+    plain = make(**PLAIN)
+    config = dataclasses.replace(plain, **{name: value})
+    assert getattr(config, name) != getattr(plain, name)
+    if name in ("layers", "target_roles"):
+        with pytest.raises(ValueError, match="matches no layer"):
+            attach(net(), config, UNEVEN)
+        return
+    assert result(plain) == result(make(**PLAIN))
+    (start, output), (other_start, other_output) = result(plain), result(config)
+    assert output != other_output
+    if name not in FUNCTION_ONLY:
+        assert start != other_start
+
+
+FUNCTION_ONLY = {"alpha", "dropout", "rslora", "adjust_scaling_factors"}
+
+
+@pytest.mark.parametrize("role", ["reader", "writer", "inner"])
+def test_roles_select(role):
+    try:
+        tensors = all_bits(attach(net(), lite.LoRAConfig(r=2, target_roles=(role,))))
+    except ValueError as error:
+        assert "matches no layer" in str(error)  # noqa: PT017
+        tensors = {}
+    assert {n for n in tensors if "lora_A" in n} == {"reader": {"last.lora_A"}, "writer": {"first.lora_A"}}.get(role, set())
+
+
+def test_the_uneven_data_is_uneven():
+    model = attach(net(), lite.EVAConfig(r=2), UNEVEN)
+    assert (len(model.first.lora_A), len(model.last.lora_A)) == (1, 3)
