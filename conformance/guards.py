@@ -16,7 +16,7 @@ def unguarded(case: Case, formula: Formula) -> str | None:
     """Why this case could hide a bug, or None."""
     if case.rank is not None and case.rank < 2:
         return f"rank {case.rank}: at least 2 separates rows from columns"
-    if formula.scale and formula.scale(case) in (1, case.alpha):
+    if formula.scale and case.alpha is not None and formula.scale(case) in (1, case.alpha):
         return f"the scale is {formula.scale(case):g}: 1 and alpha hide a wrong one"
     if idle := [name for name, _ in case.options if not _option_matters(case, name, formula)]:
         return f"option {', '.join(idle)} changes nothing here"

@@ -43,6 +43,47 @@ def host_input() -> Tensor:
     return normal("host", "x", shape=(2, 3, WIDTH)).float()
 
 
+class Stacked(nn.Module):
+    """Two layers that share their input, and one that gets what they make of it; float64, token by token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = _linear(0, "q", WIDTH, INNER), _linear(0, "k", WIDTH, INNER)
+        self.o = _linear(0, "o", INNER, WIDTH)
+        self.double()
+        self.o.eval()
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """x (sequences, tokens, 12) → the same shape."""
+        output: Tensor = self.o(torch.tanh(self.q(x) - self.k(x)))
+        return output
+
+    def layers(self) -> list[tuple[str, nn.Linear]]:
+        """By name, in the model's order."""
+        return [(name, layer) for name, layer in self.named_children() if isinstance(layer, nn.Linear)]
+
+
+def stacked_case(options: tuple[tuple[str, Any], ...] = ()) -> Case:
+    """What is asked of the layers of `Stacked`; `d_in` and `d_out` are a layer's."""
+    return Case(d_in=WIDTH, d_out=INNER, rank=2, alpha=3.0, options=options)
+
+
+def stacked_batches(garbage: float = 7.0, *, labels: bool = False) -> list[dict[str, Tensor]]:
+    """Two batches of three padded sequences with a mean, strong directions and weak ones. garbage: what stands in padded tokens,
+    and with `labels` in those that a label mask leaves out, too.
+    """
+    strengths = 5 * 0.7 ** torch.arange(WIDTH, dtype=torch.float64)
+    batches = []
+    for n in range(2):
+        x = normal("stacked", n, shape=(3, 9, WIDTH)) * strengths + 1
+        attention = torch.arange(9) < torch.tensor([9, 7, 4])[:, None]
+        label = (torch.arange(9) >= 1 + n).expand(3, 9)
+        keep = attention & label if labels else attention
+        x = torch.where(keep[..., None], x, garbage * normal("garbage", n, shape=(3, 9, WIDTH)))
+        batches.append({"x": x, "attention_mask": attention.long(), "label_mask": label.long()})
+    return batches
+
+
 class Quantised(nn.Module):
     """Linear-like with a packed integer weight, as quantisation libraries keep it."""
 

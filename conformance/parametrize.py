@@ -17,7 +17,7 @@ def parametrized(suite: Suite, candidate: Candidate | None = None) -> Callable[.
     """A test function with one parameter set per job, marked `variant(name=…)`."""
     cells = list(enumerate(jobs(suite, candidate)))
     documentation = (candidate or suite.candidate).documentation
-    gaps = doc_gaps(suite.variant, documentation, [d.id for d in suite.divergences]) if documentation else []
+    gaps = doc_gaps(suite.variant, documentation, list(dict.fromkeys(d.id for d in suite.divergences))) if documentation else []
     about = {"variant": suite.variant, "size": len(cells), "doc_gaps": gaps}
 
     @pytest.mark.variant(name=suite.variant)

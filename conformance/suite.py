@@ -29,6 +29,10 @@ class Reference(Implementation, Protocol):
     def equation(self) -> str:
         """What it computes, in the project's notation."""
 
+    @property
+    def other_start(self) -> str | None:
+        """Why its start and its defaults are not the method's, or None."""
+
 
 class Lifecycle(Protocol):
     """A library's runtime: how its adapters come, go and are stored. Options are named as in lite's configs."""
@@ -113,6 +117,7 @@ class Suite:
     cases: the grid, in train mode, float64 and the perturbed state; checks vary dtype, state and mode themselves.
     dropout: whether the method has it.
     bare: the case without any option, for `defaults`.
+    fit: (case) → the nearest case that the method can build, for generated ones: ranks and sizes that divide.
     refused: options that have to be refused: (what, config's arguments, words that the error has to say).
     candidate: lite's implementation; `certify` puts another in its place.
     """
@@ -125,12 +130,18 @@ class Suite:
     dropout: bool
     divergences: tuple[Divergence, ...] = ()
     bare: Case = BARE
+    fit: Callable[[Case], Case] = lambda case: case
     refused: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = ()
 
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:
         """The closed form first: it sees what the others share."""
         return (ClosedForm(self.formula), *self.references)
+
+
+def within_rank(case: Case) -> Case:
+    """For methods that take r components out of a weight, which has only so many."""
+    return case.but(rank=min(case.rank or case.d_in, case.d_in, case.d_out))
 
 
 def grid(

@@ -60,6 +60,12 @@ class Trial:
         """Whether a reference is judged by another."""
         return any(self.candidate is reference for reference in self.suite.references)
 
+    @property
+    def other_start(self) -> str | None:
+        """Why starts cannot be compared: a reference has one of its own."""
+        sides = [self.reference, *(r for r in self.suite.references if r is self.candidate)]
+        return next((side.other_start for side in sides if side and side.other_start), None)
+
     def report(self, verdict: Verdict, what: str = "", case: Case | None = None, **more: Any) -> None:
         """Add a measurement."""
         self.measured.append(

@@ -44,6 +44,7 @@ class ClosedForm:
 
     formula: Formula
     name: str = "closed form"
+    other_start: None = None
 
     def missing(self) -> str | None:
         """Always here."""

@@ -1,6 +1,5 @@
 """EVA: LoRA with A₀ = the leading principal directions of the layer's centred input, ranks shared out (arXiv:2410.07170 alg. 1)."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +36,19 @@ def principal(tokens: Tensor) -> Principal:
     return Principal(values, directions * largest.sign()[:, None])
 
 
+def most(case: Case) -> int:
+    """The most components that one layer may get."""
+    rho: float = case.option("rho", DEFAULT_RHO)
+    return round(rho * lora.rank(case))
+
+
 def ranks(case: Case, layers: Mapping[str, Principal]) -> dict[str, int]:
     """How many components each layer gets out of r for each: those with the largest part of their layer's variance."""
-    r, most = lora.rank(case), round(case.option("rho", DEFAULT_RHO) * lora.rank(case))
+    r = lora.rank(case)
     parts = [
         (float(part), name)
         for name, found in layers.items()
-        for part in (found.values.square() / found.values.square().sum())[: min(most, found.directions.shape[1])]
+        for part in (found.values.square() / found.values.square().sum())[: min(most(case), found.directions.shape[1])]
     ]
     best = sorted(parts, key=lambda part: part[0], reverse=True)[: r * len(layers)]
     return {name: sum(chosen == name for _, chosen in best) for name in layers}
@@ -85,6 +90,7 @@ FORMULA = Formula(
     moved=lora.moved,
     scale=lora.scale,
     label_mask=True,
+    least_tokens=lambda case: most(case) + 1,
 )
 
 
@@ -103,9 +109,7 @@ def inject(model: nn.Module, config: Any, case: Case, problem: Problem) -> None:
         if batch.attention is not None and batch.labels is not None:
             inputs |= {"attention_mask": batch.attention.long(), "labels": torch.where(batch.labels, 0, IGNORED)}
         loader.append(inputs)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
-        wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     peft.initialize_lora_eva_weights(
         wrapped,
         loader,

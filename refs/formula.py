@@ -95,7 +95,7 @@ class Formula:
     condition: (case, W) → by how much the published way of computing the start multiplies rounding, beyond the start's own
         sensitivity: the condition of a matrix that it inverts.
     unseen: options that change how a start is computed, not what it is.
-    label_mask: whether a label mask selects data, too.
+    label_mask: whether a label mask selects data, too. least_tokens: (case) → how many tokens are needed.
     """
 
     equation: str
@@ -115,6 +115,7 @@ class Formula:
     condition: Callable[[Case, Tensor], float] = lambda case, weight: 1.0
     unseen: frozenset[str] = frozenset()
     label_mask: bool = False
+    least_tokens: Callable[[Case], int] = lambda case: 1
 
     def begin(self, case: Case, weight: Tensor, data: Calls | None = None) -> "Beginning":
         """Where everything starts. data: instead of the case's own."""

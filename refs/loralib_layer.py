@@ -22,6 +22,7 @@ class LoralibLayer:
 
     formula: Formula
     name: str = "author"
+    other_start: None = None
     equation: str = "y = x Wᵀ + b + s·(drop(x) Aᵀ) Bᵀ,  s = lora_alpha/r"
 
     @property

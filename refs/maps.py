@@ -1,7 +1,8 @@
 """Maps between canonical and foreign tensors. A map is data; this module carries values in and gradients out.
 
 Notation, per canonical name: the foreign name, or a mapping with `name` and any of
-`transpose` (bool), `shape` (the foreign shape; one size may be −1 and follows from the others), `sign` (±1) and `scale` (a number): foreign = scale · sign · reshape(transpose(canonical)).
+`transpose` (bool), `shape` (the foreign shape; one size may be −1 and follows from the others), `sign` (±1), `scale` (a number) and
+`plus` ("identity"): foreign = scale · sign · reshape(transpose(canonical)), plus the identity matrix if that is asked for.
 """
 
 import math
@@ -9,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-DEFAULTS: dict[str, Any] = {"transpose": False, "shape": None, "sign": 1, "scale": 1}
+DEFAULTS: dict[str, Any] = {"transpose": False, "shape": None, "sign": 1, "scale": 1, "plus": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +24,20 @@ class Entry:
     transpose: bool = False
     shape: tuple[int, ...] | None = None
     factor: float = 1.0
+    plus_identity: bool = False
 
     def carry_in(self, canonical: Tensor) -> Tensor:
         """Canonical value → foreign value."""
         turned = canonical.T if self.transpose else canonical
-        return (turned if self.shape is None else turned.reshape(self.shape)) * self.factor
+        foreign = (turned if self.shape is None else turned.reshape(self.shape)) * self.factor
+        return foreign + torch.eye(len(foreign), dtype=foreign.dtype, device=foreign.device) if self.plus_identity else foreign
 
     def carry_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Foreign value → canonical value; ValueError if the foreign shape does not fit `shape`."""
-        return self._unshape(foreign, shape) / self.factor
+        turned = self._unshape(foreign, shape)
+        if self.plus_identity:
+            turned = turned - torch.eye(len(turned), dtype=turned.dtype, device=turned.device)
+        return turned / self.factor
 
     def gradient_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Gradient by the foreign tensor → gradient by the canonical one: the transposed map, not the inverse."""
@@ -59,12 +66,12 @@ def parse(data: Mapping[str, Any]) -> dict[str, Entry]:
 def _entry(canonical: str, spec: Any) -> Entry:
     if isinstance(spec, str):
         return Entry(spec)
-    known = {"name", "transpose", "shape", "sign", "scale"}
+    known = {"name", *DEFAULTS}
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str) or not spec.keys() <= known:
         raise ValueError(
-            f"map entry {canonical}: {spec!r} should be a name, or a mapping with name and any of transpose, shape, sign, scale"
+            f"map entry {canonical}: {spec!r} should be a name, or a mapping with name and any of {', '.join(DEFAULTS)}"
         )
-    transpose, shape, sign, scale = (spec.get(key, default) for key, default in DEFAULTS.items())
+    transpose, shape, sign, scale, plus = (spec.get(key, default) for key, default in DEFAULTS.items())
     if not isinstance(transpose, bool):
         raise ValueError(f"map entry {canonical}: transpose should be True or False, got {transpose!r}")
     if shape is not None and not (isinstance(shape, tuple | list) and all(type(size) is int for size in shape)):
@@ -73,8 +80,12 @@ def _entry(canonical: str, spec: Any) -> Entry:
         raise ValueError(f"map entry {canonical}: at most one size of a shape can follow from the others, got {shape!r}")
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in (sign, scale)):
         raise ValueError(f"map entry {canonical}: sign and scale should be finite numbers, got {sign!r} and {scale!r}")
+    if plus not in (None, "identity") or (plus and shape is not None):
+        raise ValueError(
+            f"map entry {canonical}: plus should be 'identity', for a square matrix that keeps its shape, got {plus!r}"
+        )
     if sign * scale == 0:
         raise ValueError(f"map entry {canonical}: {spec!r} multiplies by zero")
     if abs(sign) != 1:
         raise ValueError(f"map entry {canonical}: sign should be 1 or -1, got {sign!r}; other factors are a scale")
-    return Entry(spec["name"], transpose, None if shape is None else tuple(shape), float(sign * scale))
+    return Entry(spec["name"], transpose, None if shape is None else tuple(shape), float(sign * scale), plus is not None)

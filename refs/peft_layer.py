@@ -1,5 +1,6 @@
 """The reference `peft`: layers of the installed release, through the map that the variant declares."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -38,7 +39,7 @@ class PeftLayer:
     kinds: the base layers peft accepts for this method. single: whether it refuses a float64 base, so that the layer is made in
         float32 and cast.
     inject: (model, config, case, problem) → puts the adapter into the model.
-    unable: (case) → why peft cannot do this, or None.
+    unable: (case) → why peft cannot do this, or None. other_start: why its start and defaults are not the method's, or None.
     code: the function of the installed release that computes the method. equation: what it does, in the project's notation.
     """
 
@@ -53,6 +54,7 @@ class PeftLayer:
     single: bool = False
     inject: Callable[[nn.Module, Any, Case, Problem], None] = inject
     unable: Callable[[Case], str | None] = lambda case: None
+    other_start: str | None = None
     name: str = "peft"
 
     @property
@@ -79,7 +81,9 @@ class PeftLayer:
             host, targets = pair(made, problem.weight, problem.bias), ["layer", "beside"]
         else:
             host, targets = nn.ModuleDict({"layer": base_layer(made, problem.weight, problem.bias)}), ["layer"]
-        self.inject(host, self.config(target_modules=targets, **self.arguments(case)), made, problem)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft's advice to its users
+            self.inject(host, self.config(target_modules=targets, **self.arguments(case)), made, problem)
         layer: Any = host.get_submodule("layer")
         if self.formula.residual and not problem.data:  # the reset takes its part out of what is there
             layer.get_base_layer().load_state_dict(base_layer(made, problem.weight, problem.bias).state_dict())

@@ -1,7 +1,7 @@
 """All checks, in the order of the verdict table's rows."""
 
 from conformance.check import Check
-from conformance.checks import function, lifecycle, start, structure
+from conformance.checks import calibration, function, lifecycle, start, structure, sweep
 
 CHECKS: dict[str, Check] = {
     check.name: check
@@ -15,7 +15,9 @@ CHECKS: dict[str, Check] = {
         start.identity,
         function.dropout,
         function.accuracy,
+        sweep.shape_sweep,
         function.defaults,
+        calibration.calibration,
         lifecycle.round_trip,
         lifecycle.detach,
         lifecycle.failed_attach,

@@ -72,9 +72,10 @@ def accuracy(trial: Trial) -> None:
 
 @check(needs_reference=True)
 def defaults(trial: Trial) -> None:
-    """Built without any option, it has the reference's default rank, scale, start, dropout and dtype."""
-    if trial.truth.name == "closed form":
-        trial.not_applicable("a formula has no defaults")
+    """Built without any option, it has the reference's default rank, scale, start, dropout and dtype; the formula's, where no reference has any."""
+    elsewhere = any(reference.other_start is None for reference in trial.suite.references)
+    if trial.other_start or (trial.truth.name == "closed form" and elsewhere):
+        trial.not_applicable(trial.other_start or "the defaults are those of an implementation")
         return
     if not trial.subject.has_defaults:
         trial.not_applicable("a bare layer is always told its options")

@@ -141,13 +141,13 @@ def failed_attach(trial: Trial) -> None:
         return
     for refuses in ("parameter", "hook"):
         model = Host(second=(brittle := Brittle(refuses)))
-        with _refused(trial, f"no {refuses} can be registered on the second layer", model, "planted"):
+        with refused(trial, f"no {refuses} can be registered on the second layer", model, "planted"):
             lifecycle.attach(model, {}, data=_data(trial))
         brittle.refuses = None
         lifecycle.attach(model, {}, data=_data(trial))
         lifecycle.detach(model)
     if trial.formula.init_from:
-        with _refused(trial, "data whose second batch the model cannot take", model := Host()):
+        with refused(trial, "data whose second batch the model cannot take", model := Host()):
             lifecycle.attach(model, {}, data=[host_input(), torch.ones(2, 3)])
 
 
@@ -179,33 +179,33 @@ def _bad_requests(trial: Trial, lifecycle: Lifecycle) -> None:
     bad += [(what, [request], words) for what, request, words in trial.suite.refused]
     for what, requests, words in bad:
         model = Host()
-        with _refused(trial, what, model, *words):
+        with refused(trial, what, model, *words):
             lifecycle.attach(model, *requests, data=_data(trial))
     model = Host(second=Quantised())
     if lifecycle.reads_weight:
-        with _refused(trial, "a quantised weight", model, "int8", "second"):
+        with refused(trial, "a quantised weight", model, "int8", "second"):
             lifecycle.attach(model, {}, data=_data(trial))
     else:
         lifecycle.attach(model, {}, data=_data(trial))
     if not trial.formula.init_from:
-        with _refused(trial, "data for a method that uses none", model := Host(), "data"):
+        with refused(trial, "data for a method that uses none", model := Host(), "data"):
             lifecycle.attach(model, {}, data=[host_input()])
 
 
 def _bad_states(trial: Trial, lifecycle: Lifecycle) -> None:
     with scratch() as folder:
         model = Host()
-        with _refused(trial, "save without attach", model, "attach"):
+        with refused(trial, "save without attach", model, "attach"):
             lifecycle.save(model, path_in(folder))
         trial.expect(not any(Path(folder).iterdir()), "file of a refused save", None, "a file was written", "no file")
-        with _refused(trial, "detach without attach", model, "attach"):
+        with refused(trial, "detach without attach", model, "attach"):
             lifecycle.detach(model)
         lifecycle.attach(model, {}, data=_data(trial))
-        with _refused(trial, "attach twice", model, "attached already", "detach"):
+        with refused(trial, "attach twice", model, "attached already", "detach"):
             lifecycle.attach(model, {}, data=_data(trial))
         lifecycle.stranger().attach(other := Host(), {})
         lifecycle.save(model, path_in(folder))
-        with _refused(trial, "another variant's file", other, "attached", "holds"):
+        with refused(trial, "another variant's file", other, "attached", "holds"):
             lifecycle.load(other, path_in(folder))
 
 
@@ -217,12 +217,12 @@ def _bad_files(trial: Trial, lifecycle: Lifecycle) -> None:
         for what, write, words in _damages(good):
             write(bad := path_in(folder, f"{what.replace(' ', '-')}.safetensors"))
             plain = Host()
-            with _refused(trial, what, plain, *words):
+            with refused(trial, what, plain, *words):
                 lifecycle.load(plain, bad)
         for what, other in _other_bases():
-            with _refused(trial, f"a file for another {what}", other, "another base", "first"):
+            with refused(trial, f"a file for another {what}", other, "another base", "first"):
                 lifecycle.load(other, good)
-        with _refused(trial, "another model's file", smaller := nn.ModuleDict({"first": Host().first}), "another model", "second"):
+        with refused(trial, "another model's file", smaller := nn.ModuleDict({"first": Host().first}), "another model", "second"):
             lifecycle.load(smaller, good)
 
 
@@ -272,7 +272,7 @@ def _damages(good: Path) -> Iterator[tuple[str, Callable[[Path], Any], tuple[str
 
 
 @contextmanager
-def _refused(trial: Trial, what: str, model: nn.Module, *words: str) -> Iterator[None]:
+def refused(trial: Trial, what: str, model: nn.Module, *words: str) -> Iterator[None]:
     """The block has to raise a clear error with these words and leave the model alone."""
     before = state_of(model)
     should = f"an error that says {', '.join(map(repr, words))}"

@@ -72,8 +72,9 @@ class LiteLayer:
         variant = lite.VARIANTS[self.variant]
         common = {field.name for field in fields(lite.Config)}
         own = [field.name for field in fields(variant.config) if field.name not in common]
-        header = variant.code.__globals__["__doc__"]
-        return parse(header, f"lite/{location(variant.code)}", variant.config.__doc__ or "", own)
+        header = variant.init.__globals__["__doc__"]
+        own_code = variant.code if variant.code.__globals__ is variant.init.__globals__ else variant.init
+        return parse(header, f"lite/{location(own_code)}", variant.config.__doc__ or "", own)
 
     @property
     def lifecycle(self) -> Lifecycle:

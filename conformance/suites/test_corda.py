@@ -3,7 +3,7 @@
 from typing import Any
 
 from conformance.parametrize import parametrized
-from conformance.suite import BARE, Divergence, Suite, grid
+from conformance.suite import BARE, Divergence, Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
 from lite.variants.corda import CORDA
 from refs import corda
@@ -17,6 +17,7 @@ SUITE = Suite(
     candidate=LiteLayer("corda", corda.FORMULA),
     cases=grid(alpha=True, weight="decay", data="several", options=OPTIONS, wide=False),
     dropout=True,
+    fit=within_rank,
     bare=BARE.but(data="one"),
     divergences=(
         Divergence(

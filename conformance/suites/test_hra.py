@@ -22,6 +22,7 @@ SUITE = Suite(
     candidate=LiteLayer("hra", hra.FORMULA),
     cases=tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST),
     dropout=False,
+    fit=even,
     divergences=(
         Divergence(
             id="hra-base-dtype",

@@ -1,7 +1,7 @@
 """OLoRA against peft and the paper."""
 
 from conformance.parametrize import parametrized
-from conformance.suite import Divergence, Suite, grid
+from conformance.suite import Divergence, Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
 from lite.variants.olora import OLORA
 from refs import olora
@@ -17,6 +17,7 @@ SUITE = Suite(
     candidate=LiteLayer("olora", olora.FORMULA),
     cases=(*CASES, SQUARE_CONV1D),
     dropout=True,
+    fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
     divergences=(
         Divergence(

@@ -1,7 +1,7 @@
 """PiSSA against peft and the paper."""
 
 from conformance.parametrize import parametrized
-from conformance.suite import Divergence, Suite, grid
+from conformance.suite import Divergence, Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
 from lite.variants.pissa import PISSA
 from refs import pissa
@@ -16,6 +16,7 @@ SUITE = Suite(
     # A randomised decomposition is exact only where the spectrum has a gap.
     cases=(*CASES, CASES[0].but(weight="gap", options={"niter": 16})),
     dropout=True,
+    fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
     divergences=(
         Divergence(

@@ -19,7 +19,8 @@ def grouped(case: Case) -> Case:
     """Small layers in groups of 4, unless the case says otherwise; the pretrained ones in the default groups."""
     if case.weight.startswith("minilm:"):
         return case
-    return case.but(d_out=case.d_out // 4 * 4, options={"group_size": case.option("group_size", 4)})
+    size = case.option("group_size", 4)
+    return case.but(d_out=max(1, case.d_out // size) * size, options={"group_size": size})
 
 
 SUITE = Suite(
@@ -29,6 +30,7 @@ SUITE = Suite(
     candidate=LiteLayer("road", road.FORMULA, small={"group_size": 4}),
     cases=tuple(grouped(case) for case in grid(rank=False, alpha=False, options=OPTIONS)),
     dropout=False,
+    fit=grouped,
     bare=BARE.but(d_out=128),
     refused=(
         ("a group that does not divide d_out", {"group_size": 6}, ("group_size 6", "divide", "8")),

@@ -6,7 +6,7 @@ X holds the tokens of one call of the layer, divided by the size of its largest 
 C is damped by damp·mean(diag C) on its diagonal, doubled until ‖C C⁻¹ − I‖ < 0.05 in the Frobenius norm.
 Identity at init: up to rounding: the residual is rounded to the base's dtype, and two sums replace one.
 Departures: A₀ is computed as U_rᵀW/√(s·S_r), the same without an inverse; batches of several sequences and padding are handled, peft fails on them; everything up to A₀ and B₀ is computed in float64, in
-peft in float32; W_res is formed from A₀ and B₀ as they are stored, rounded. A file keeps A₀ and B₀ and needs no data, where reloading raises in peft.
+peft in float32; W_res is formed from A₀ and B₀ as they are stored, rounded (corda-rounded-after: peft rounds them afterwards). A file keeps A₀ and B₀ and needs no data, where reloading raises in peft.
 The author divides C by 256 whatever the number of calls; that moves only the balance of A and B. Costs one more copy of every targeted weight.
 Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`preprocess_corda`), `tuners/lora/layer.py` (`corda_init`).
 """

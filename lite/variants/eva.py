@@ -4,8 +4,8 @@ y = x Wᵀ + b + s·(drop(x) Aᵀ) Bᵀ,  s = alpha/r;  A₀ = the first r_layer
 Of all layers' components the r·(number of layers) with the largest share of their layer's variance are taken, at most round(rho·r) a layer.
 Identity at init: B = 0, so the added term is exactly zero.
 Departures: one pass over all tokens, exact; peft's streaming decomposition is truncated, randomised and stops once two steps look alike,
-so that on several batches its directions are others (eva-streaming). Whitening divides by √σ once, also where layers share an input: peft
-divides once per sharer. Too few tokens are an error: peft never ends. No more components than d_in are asked for, where peft raises.
+so that on several batches its directions are others (eva-streaming) and on slowly falling spectra inexact (eva-randomised). Whitening divides by √σ once, also where layers share an input: peft
+divides once per sharer, and by a σ that grows with its passes over the data (eva-whiten-passes). Too few tokens are an error: peft never ends. No more components than d_in are asked for, where peft raises.
 A layer with no share stays as it is. With rslora the scale of a re-ranked layer is alpha·(r_layer/r)/√r_layer, as in peft.
 Sources: Paischer et al. 2024 (arXiv:2410.07170) §3, alg. 1; peft `tuners/lora/eva.py` (`get_eva_state_dict`), `utils/incremental_pca.py`.
 """
