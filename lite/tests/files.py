@@ -20,6 +20,9 @@ CONFIGS = {
         lite.LoRAXSConfig(r=2, alpha=3, target_names=["last"]),
     ],
     "two": [lite.DoRAConfig(r=2, alpha=3, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])],
+    "two in front": [lite.HRAConfig(r=4, target_names=["first"]), lite.IA3FFConfig(target_names=["last"])],
+    "road_2": lite.RoadConfig(road_variant="road_2", group_size=2),
+    "road_4": lite.RoadConfig(road_variant="road_4", group_size=4),
 }
 
 

@@ -55,9 +55,9 @@ def test_sharers_have_one_accumulator_that_counts_each_token_once(make):
 
 @each_from_data
 def test_sharers_start_as_each_would_alone(make):
-    model = lite.attach(Heads(), make(r=2, **({"rho": 1} if make is lite.EVAConfig else {})), fresh())
+    model = lite.attach(Heads(), make(r=2, rho=1), fresh())
     for name in "qkv":
-        options = {"rho": 1} if make is lite.EVAConfig else {}
+        options = {"rho": 1} if make.config is lite.EVAConfig else {}
         alone = lite.attach(Heads(), make(r=2, target_names=[name], **options), fresh())
         assert torch.equal(getattr(model, name).lora_A, getattr(alone, name).lora_A)
         assert torch.equal(getattr(model, name).lora_B, getattr(alone, name).lora_B)

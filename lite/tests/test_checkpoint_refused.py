@@ -114,14 +114,14 @@ DAMAGES = {
     "no tensors": (tensors(lambda t: t.clear()), r"missing first\.lora_A, first\.lora_B.* and \d more, extra none"),
     "transposed": (
         replaced("last.lora_A", lambda t: t.T.contiguous()),
-        r"last\.lora_A is torch.float32 \(5, 3\), should be .*\(3, 5\)",
+        r"last\.lora_A is torch.float32 \(8, 3\), should be .*\(3, 8\)",
     ),
-    "flattened": (replaced("last.lora_A", torch.flatten), r"last\.lora_A is torch.float32 \(15,\), should be .*\(3, 5\)"),
+    "flattened": (replaced("last.lora_A", torch.flatten), r"last\.lora_A is torch.float32 \(24,\), should be .*\(3, 8\)"),
     "scalar as vector": (
         replaced("last.lora_lambda", lambda t: t[None]),
         r"last\.lora_lambda is torch.float32 \(1,\), should be .*\(\)",
     ),
-    "integers": (replaced("first.lora_B", torch.Tensor.int), r"first\.lora_B is torch.int32 \(5, 2\), should be floating-point"),
+    "integers": (replaced("first.lora_B", torch.Tensor.int), r"first\.lora_B is torch.int32 \(8, 2\), should be floating-point"),
     "booleans": (replaced("first.lora_B", torch.Tensor.bool), r"first\.lora_B is torch.bool"),
     "one tensor of another dtype": (replaced("first.lora_B", torch.Tensor.double), r"first\.lora_[AB]"),
 }
@@ -255,7 +255,7 @@ BASES = {
     "no bias": lambda model: model.last.register_parameter("bias", None),
     "another dtype": lambda model: model.double(),
     "other weights": lambda model: nn.init.normal_(model.first.weight),
-    "another shape": lambda model: setattr(model, "first", nn.Linear(7, 5)),
+    "another shape": lambda model: setattr(model, "first", nn.Linear(7, 8)),
 }
 
 
@@ -304,7 +304,7 @@ def test_equal_bits_of_another_shape_are_another_base(tmp_path):
 
 def test_another_model_is_refused_with_both_sides_shown(tmp_path):
     lite.save(lite.attach(net(), lite.LoRAConfig()), tmp_path / "file")
-    model = nn.ModuleDict({"first": nn.Linear(6, 5), "third": nn.Linear(5, 4)})
+    model = nn.ModuleDict({"first": nn.Linear(6, 8), "third": nn.Linear(8, 4)})
     refused(model, tmp_path / "file", ValueError, "another model: only in the file last, only in the model third")
 
 

@@ -153,5 +153,5 @@ def test_a_rank_above_the_weights_is_refused_and_the_full_one_taken(make):
         attach(layer, make(r=8), data)
     assert all_bits(layer) == before
     W = weight(layer)
-    attach(layer, make(r=7, **({} if make is lite.LoRAXSConfig else {"alpha": 7})), data)
+    attach(layer, make(r=7, **({} if make.config is lite.LoRAXSConfig else {"alpha": 7})), data)
     close(product(layer), W)
