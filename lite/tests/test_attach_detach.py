@@ -190,15 +190,15 @@ def test_detach_through_a_forwarding_wrapper_is_done_or_refused_but_not_half_don
 
 
 @each_config
-def test_thirty_cycles_leak_nothing(make):
+def test_ten_cycles_leak_nothing(make):
     model, seen = net(), []
     before, parts = snapshot(model), alive(model)
-    for _ in range(30):
+    for _ in range(10):
         attach(model, make(r=2))
         seen += [weakref.ref(parameter) for parameter in trainable(model).values()]
         lite.detach(model)
     gc.collect()
-    assert len(seen) >= 60
+    assert len(seen) >= 20
     assert [ref for ref in seen if ref() is not None] == []
     assert alive(model) == parts
     assert snapshot(model) == before

@@ -77,13 +77,12 @@ def values(table, make, name):
     return table.get(f"{make.__name__}.{name}", table.get(name, []))
 
 
-def cases(table):
-    return [
-        pytest.param(make, field.name, value, id=f"{make.__name__}-{field.name}={value!r}")
-        for make, field in ALL
-        if make is lite.LoRAConfig or field.name not in COMMON  # checked by one and the same code
-        for value in values(table, make, field.name)
-    ]
+def each_option(table):
+    """A test for an option of a method, with its values in the table; the common ones are checked by one and the same code."""
+    cases = [(make, f.name) for make, f in ALL if make is lite.LoRAConfig or f.name not in COMMON]
+    return pytest.mark.parametrize(
+        ("make", "name", "given"), [pytest.param(m, n, values(table, m, n), id=f"{m.__name__}-{n}") for m, n in cases]
+    )
 
 
 @pytest.mark.parametrize("table", [BAD, GOOD], ids=["bad", "good"])
@@ -108,10 +107,11 @@ def test_positional_options_are_refused_with_the_known_ones(make):
         make(4)
 
 
-@pytest.mark.parametrize(("make", "name", "value"), cases(BAD))
-def test_a_value_out_of_range_is_refused_by_name_and_value(make, name, value):
-    with pytest.raises(ValueError, match=rf"^{make.__name__}: {name} .*, got {re.escape(repr(value))}$"):
-        make(**{name: value})
+@each_option(BAD)
+def test_a_value_out_of_range_is_refused_by_name_and_value(make, name, given):
+    for value in given:
+        with pytest.raises(ValueError, match=rf"^{make.__name__}: {name} .*, got {re.escape(repr(value))}$"):
+            make(**{name: value})
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "-huge"])
@@ -137,14 +137,15 @@ def test_a_pattern_too_large_to_compile_is_refused_as_a_value(pattern):
         lite.LoRAConfig(target_names=(pattern,))
 
 
-@pytest.mark.parametrize(("make", "name", "value"), cases(GOOD))
-def test_a_value_in_range_is_kept_and_survives_json(make, name, value):
-    config = make(**{name: value})
-    assert getattr(config, name) == value != getattr(make(), name)
-    assert config != make()
-    back = make.from_dict(json.loads(json.dumps(config.to_dict())))
-    assert back == config
-    assert repr(back) == repr(config)
+@each_option(GOOD)
+def test_a_value_in_range_is_kept_and_survives_json(make, name, given):
+    for value in given:
+        config = make(**{name: value})
+        assert getattr(config, name) == value != getattr(make(), name)
+        assert config != make()
+        back = make.from_dict(json.loads(json.dumps(config.to_dict())))
+        assert back == config
+        assert repr(back) == repr(config)
 
 
 @each_class
@@ -172,10 +173,10 @@ def test_lists_become_tuples(make):
 
 
 @each_class
-@pytest.mark.parametrize("dtype", ["int8", "no_such_dtype", "load", "nn", 7])
-def test_a_dtype_that_is_none_is_refused_when_read_back(make, dtype):
-    with pytest.raises(ValueError, match=f"{make.__name__}: dtype must be None or one of torch.float16"):
-        make.from_dict(make().to_dict() | {"dtype": dtype})
+def test_a_dtype_that_is_none_is_refused_when_read_back(make):
+    for dtype in ("int8", "no_such_dtype", "load", "nn", 7):
+        with pytest.raises(ValueError, match=f"{make.__name__}: dtype must be None or one of torch.float16"):
+            make.from_dict(make().to_dict() | {"dtype": dtype})
 
 
 @each_class
@@ -192,8 +193,8 @@ def test_a_config_cannot_be_changed(make):
     assert config == make()
 
 
-@pytest.mark.parametrize(("make", "name"), [pytest.param(m, f.name, id=f"{m.__name__}-{f.name}") for m, f in ALL])
-def test_every_option_is_documented(make, name):
-    common = {field.name for field in dataclasses.fields(lite.Config)}
-    place = lite.Config if name in common else make
-    assert re.search(rf"^\s*{name}: \S", place.__doc__, re.MULTILINE), f"{place.__name__}'s docstring says nothing about {name}"
+@each_class
+def test_every_option_is_documented(make):
+    for name in (field.name for field in dataclasses.fields(make)):
+        place = lite.Config if name in COMMON else make
+        assert re.search(rf"^\s*{name}: \S", place.__doc__, re.MULTILINE), f"{place.__name__}'s docstring says nothing about {name}"

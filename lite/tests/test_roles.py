@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lite
-from lite.tests.toys import EXACT, attach, each_config, snapshot, trained
+from lite.tests.toys import EXACT, attach, each_config, reached, snapshot, trained
 
 
 def bert() -> nn.Module:
@@ -84,11 +84,6 @@ MODELS = {
     ),
 }
 each_model = pytest.mark.parametrize("known", MODELS.values(), ids=MODELS)
-
-
-def reached(model, config):
-    lite.attach(model, config)
-    return {name.removesuffix(".lora_A") for name, _ in model.named_parameters() if name.endswith(".lora_A")}
 
 
 @each_model

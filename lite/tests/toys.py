@@ -168,6 +168,12 @@ def attach(model: nn.Module, configs: lite.Config | list[lite.Config], data: Any
     return lite.attach(model, configs)
 
 
+def reached(model: nn.Module, config: lite.Config, data: Any = None) -> set[str]:
+    """The layers that own tensors of an adapter after `attach`."""
+    attach(model, config, data)
+    return {name.rpartition(".")[0] for name in model.state_dict() if name.rpartition(".")[2].startswith("lora_")}
+
+
 def adapted(configs: lite.Config | list[lite.Config]) -> nn.Module:
     """A `Net` with trained adapters."""
     return trained(attach(net(), configs))
