@@ -80,9 +80,10 @@ WRONG = {
     "no batch": ([], ValueError, "calibration_data is empty: at least one batch"),
     "a spent generator": (iter(()), ValueError, "can be used once only"),
     "no token": ([DATA[0][:0]], ValueError, "first received no token in 1 batches"),
-    "nan": ([DATA[0], DATA[1] * float("nan")], ValueError, "first received values that are not finite in batch 2"),
-    "infinity": ([DATA[0] / 0], ValueError, "first received values that are not finite in batch 1"),
-    "a batch of another size": ([inputs(4, 5)], RuntimeError, "invalid for input of size 20"),
+    "nan": ([DATA[0], DATA[1] * float("nan")], ValueError, "batch 2: first received values that are not finite"),
+    "infinity": ([DATA[0] / 0], ValueError, "batch 1: first received values that are not finite"),
+    "a batch of another width": ([DATA[0], inputs(4, 5)], ValueError, r"batch 2: first received \(4, 5\), should be \(…, 6\)"),
+    "a batch of twice the width": ([inputs(4, 12)], ValueError, r"batch 1: first received \(4, 12\), should be \(…, 6\)"),
     "a batch with more arguments": ([(DATA[0], DATA[0])], TypeError, "takes 2 positional arguments but 3"),
     "a batch with an unknown name": ([{"input_ids": DATA[0]}], TypeError, "input_ids"),
 }
