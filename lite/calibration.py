@@ -43,7 +43,7 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
     for reader in readers:
         if reader.tokens == 0:
             raise ValueError(
-                f"{reader.layer.name} received no token in {batches} batches: every one is masked, or the layer is not used"
+                f"{reader.layer.title} received no token in {batches} batches: every one is masked, or the layer is not used"
             )
     return {reader.layer.name: reader.statistics for reader in readers}
 
@@ -67,7 +67,7 @@ class Reader:
             self.statistics = self.leader.statistics
         if self.leader is not self and self.leader not in before:  # who only comes to share a tensor later keeps its own account
             raise ValueError(
-                f"batch {masks.batch}: {self.layer.name} shared its input with {self.leader.layer.name} before, but now it received "
+                f"batch {masks.batch}: {self.layer.title} shared its input with {self.leader.layer.title} before, but now it received "
                 f"another tensor or was called first; attach them by two configs"
             )
         rows = masks.select(x, self.layer, uses_labels=self.statistics.uses_label_mask)
@@ -75,11 +75,11 @@ class Reader:
         if self.leader is not self or len(rows) == 0:
             return
         if not torch.isfinite(rows).all():
-            raise ValueError(f"batch {masks.batch}: {self.layer.name} received values that are not finite")
+            raise ValueError(f"batch {masks.batch}: {self.layer.title} received values that are not finite")
         try:
             self.statistics.update(rows)
         except ValueError as error:
-            raise ValueError(f"batch {masks.batch}: {self.layer.name}: {error}") from error
+            raise ValueError(f"batch {masks.batch}: {self.layer.title}: {error}") from error
 
 
 class _Calls:
@@ -127,7 +127,7 @@ class _Masks:
     def select(self, x: Tensor, layer: Layer, *, uses_labels: bool) -> Tensor:
         """The rows (tokens, d_in) that no mask leaves out."""
         if x.shape[-1:] != (layer.d_in,):
-            raise ValueError(f"batch {self.batch}: {layer.name} received {tuple(x.shape)}, should be (…, {layer.d_in})")
+            raise ValueError(f"batch {self.batch}: {layer.title} received {tuple(x.shape)}, should be (…, {layer.d_in})")
         rows = x.reshape(-1, layer.d_in)
         for name, mask in self.masks.items():
             if name == "label_mask" and not uses_labels:
@@ -137,7 +137,7 @@ class _Masks:
             if x.ndim == 2 and len(x) == len(mask):  # one vector per sequence: a pooled one has no padding
                 return rows
             raise ValueError(
-                f"batch {self.batch}: {name} {tuple(mask.shape)} does not fit what {layer.name} receives, {tuple(x.shape)}; exclude the layer"
+                f"batch {self.batch}: {name} {tuple(mask.shape)} does not fit what {layer.title} receives, {tuple(x.shape)}; exclude the layer"
             )
         keep = torch.ones(len(rows), dtype=torch.bool, device=x.device)
         for name, mask in self.masks.items():
