@@ -30,13 +30,13 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
     if isinstance(data, Tensor | Mapping | str):
         raise TypeError(f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put it into a list")
     readers = [Reader(config, layer) for config, layer in targets]
-    calls, mask_of_batch = _Calls(), _Masks()
+    calls, masks = _Calls(), _Masks()
     batches = 0
-    with torch.no_grad(), _eval_mode(model), _hooks(readers, calls, mask_of_batch):
+    with torch.no_grad(), _eval_mode(model), _hooks(readers, calls, masks):
         for batch in tqdm(data, desc="calibration", unit="batch", delay=PROGRESS_AFTER):
             batches += 1
             calls.seen.clear()
-            arguments, keywords = mask_of_batch.take(model, batch, batches)
+            arguments, keywords = masks.take(model, batch, batches)
             model(*arguments, **keywords)
     if batches == 0:
         raise ValueError("calibration_data is empty: at least one batch is needed (a generator can be used once only)")

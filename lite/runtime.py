@@ -232,14 +232,14 @@ def _check_fits(adapter: Adapter) -> None:
     layer, variant, where = adapter.layer, adapter.variant, adapter.where
     if layer.weight.is_complex():
         raise ValueError(f"{where}: the weight is {layer.weight.dtype!s}, adapters are real; exclude the layer")
+    if not layer.is_dense and layer.weight.dtype in ARITHMETIC:
+        raise ValueError(
+            f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}; exclude it"
+        )
     if variant.reads_weight and not layer.is_dense:
         raise ValueError(
             f"{where}: the method reads the weight as a dense floating-point ({layer.d_out}, {layer.d_in}) matrix, "
             f"but it is {layer.weight.dtype!s} {tuple(layer.weight.shape)}; dequantise the layer or exclude it"
-        )
-    if not layer.is_dense and layer.weight.dtype in ARITHMETIC:
-        raise ValueError(
-            f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}"
         )
     if problem := variant.fits(adapter.config, layer):
         raise ValueError(f"{where}: {problem}")
