@@ -49,22 +49,30 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
 
 
 class Reader:
-    """Reads one layer's input. `statistics` is shared with the reader that first saw the same tensor."""
+    """Reads one layer's input. `statistics` is that of its leader, the reader that first saw the same tensor."""
 
     def __init__(self, config: Config, layer: Layer) -> None:
         self.config, self.layer = config, layer
         self.tokens = 0
         self.leader: Reader | None = None
-        make = variant_of(config).statistics
-        assert make is not None
-        self.statistics: Statistics = make(config, layer)
+        self.made: Statistics | None = None  # by leaders only: one accumulator for each distinct input
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was accumulated of its input."""
+        assert self.leader is not None
+        assert self.leader.made is not None
+        return self.leader.made
 
     def read(self, x: Tensor, calls: "_Calls", masks: "_Masks") -> None:
         """Add what the layer is about to receive."""
         before = calls.before(self, x)
         if self.leader is None:
             self.leader = before[0] if before else self
-            self.statistics = self.leader.statistics
+            if self.leader is self:
+                make = variant_of(self.config).statistics
+                assert make is not None
+                self.made = make(self.config, self.layer)
         if self.leader is not self and self.leader not in before:  # who only comes to share a tensor later keeps its own account
             raise ValueError(
                 f"batch {masks.batch}: {self.layer.title} shared its input with {self.leader.layer.title} before, but now it received "
