@@ -1,5 +1,6 @@
 """Data for methods that start from data: batches for a model of two layers, and what each layer receives of them."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,11 @@ def batches(case: Case) -> tuple[Batch, ...]:
     """
     if case.data not in KINDS:
         raise ValueError(f"unknown kind of data {case.data!r}; known: {', '.join(KINDS)}")
+    return _cached(case.numbers.but(state="init", alpha=None, bias=True, batch=()))
+
+
+@functools.lru_cache(maxsize=128)
+def _cached(case: Case) -> tuple[Batch, ...]:
     coarse = case.but(dtype="float32") if case.dtype == "float64" else case
     return tuple(_rounded(batch, coarse) for batch in _batches(case))
 
