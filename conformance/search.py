@@ -19,7 +19,7 @@ from refs.case import Case
 SPECTRA = ("random", "decay", "gap", "flat", "deficient")
 
 
-class _Failed(Exception):
+class _FoundError(Exception):
     """A measurement that fails; what a candidate raises is something else."""
 
 
@@ -69,7 +69,7 @@ def worst(
         for m in at(trial, case):
             if m.verdict is Verdict.FAILS:
                 seen["failed"] = m  # the last one is the smallest: it is shrunk
-                raise _Failed(m.what)
+                raise _FoundError(m.what)
             if m.evidence and m.bound:
                 target(m.error / m.bound, label=m.what)
                 if m.what not in seen or m.error / m.bound > seen[m.what].error / seen[m.what].bound:
@@ -91,7 +91,7 @@ def worst(
         searching(search)()
     except Unsatisfiable:  # one side refuses whatever was generated
         return []
-    except _Failed:
+    except _FoundError:
         return [seen["failed"]]
     return list(seen.values())
 
