@@ -18,8 +18,8 @@ from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, planted
 from conformance.report import history
 from conformance.report.summary import Summary
-from conformance.suites.lite_layers import LiteLayer
 from conformance.suite_of import suite_of
+from conformance.suites.lite_layers import LiteLayer
 from conformance.suites.test_delora import SUITE as DELORA
 from conformance.variants import known
 from conformance.verdict import Verdict

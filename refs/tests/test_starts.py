@@ -21,7 +21,14 @@ def at(variant, case):
     begin = start(case, formula, numbers.weight) | formula.begin(case, numbers.weight).frozen
     weight, bias = formula.adapted(case, numbers.weight, numbers.bias, numbers.parameters | numbers.frozen)
     given = {name: value.numpy() for name, value in (numbers.parameters | numbers.frozen).items()}
-    return numbers.weight.numpy(), numbers.bias.numpy(), {k: v.numpy() for k, v in begin.items()}, given, weight.numpy(), bias.numpy()
+    return (
+        numbers.weight.numpy(),
+        numbers.bias.numpy(),
+        {k: v.numpy() for k, v in begin.items()},
+        given,
+        weight.numpy(),
+        bias.numpy(),
+    )
 
 
 def near(one, other, tolerance=1e-12):

@@ -105,9 +105,13 @@ def test_corda_refuses_float64():
     numbers = problem(case, corda.FORMULA)
     model = pair(case, numbers.weight, numbers.bias)
     cfg = peft.LoraConfig(r=2, target_modules=["layer"], init_lora_weights="corda", corda_config=CordaConfig())
-    with pytest.raises((TypeError, RuntimeError)):
+
+    def work():
         preprocess_corda(model, cfg, lambda: [model(batch.layer, batch.beside) for batch in numbers.data])
         peft.inject_adapter_in_model(cfg, model)
+
+    with pytest.raises((TypeError, RuntimeError)):
+        work()
 
 
 def test_eva_takes_float64():
