@@ -16,11 +16,17 @@ def unguarded(case: Case, formula: Formula) -> str | None:
     """Why this case could hide a bug, or None."""
     if case.rank is not None and case.rank < 2:
         return f"rank {case.rank}: at least 2 separates rows from columns"
-    if formula.scale and case.alpha is not None and formula.scale(case) in (1, case.alpha):
+    if formula.scale and formula.scale(case) in (1, case.alpha) and not _is_never_scaled(case, formula):
         return f"the scale is {formula.scale(case):g}: 1 and alpha hide a wrong one"
     if idle := [name for name, _ in case.options if not _option_matters(case, name, formula)]:
         return f"option {', '.join(idle)} changes nothing here"
     return _perturbed_case_is_blind(case, formula) if case.state != "init" else None
+
+
+def _is_never_scaled(case: Case, formula: Formula) -> bool:
+    """Whether a scale of one is what the method does without alpha, not what this rank happens to give."""
+    other = case.but(rank=2 * (case.rank or 1), alpha=None)
+    return case.alpha is None and bool(formula.scale) and formula.scale(other) == 1  # type: ignore[misc]
 
 
 def _perturbed_case_is_blind(case: Case, formula: Formula) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, assume, given, settings, target
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 
 from conformance.checks.function import compare
 from conformance.guards import unguarded
@@ -16,6 +17,10 @@ from conformance.verdict import Measurement, Verdict
 from refs.case import Case
 
 SPECTRA = ("random", "decay", "gap", "flat", "deficient")
+
+
+class _FoundError(Exception):
+    """A measurement that fails; what a candidate raises is something else."""
 
 
 @st.composite
@@ -58,12 +63,13 @@ def worst(
 
     def attempt(case: Case) -> None:
         assume(_can_run(trial, case))
+        trial.at = case  # for what it may raise
         if tried is not None:
             tried.append(case)
         for m in at(trial, case):
             if m.verdict is Verdict.FAILS:
                 seen["failed"] = m  # the last one is the smallest: it is shrunk
-                raise AssertionError(m.what)
+                raise _FoundError(m.what)
             if m.evidence and m.bound:
                 target(m.error / m.bound, label=m.what)
                 if m.what not in seen or m.error / m.bound > seen[m.what].error / seen[m.what].bound:
@@ -77,12 +83,15 @@ def worst(
         derandomize=seed is None,
         database=None,
         deadline=None,
+        report_multiple_bugs=False,
         phases=[Phase.generate, Phase.target, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     try:
         searching(search)()
-    except AssertionError:
+    except Unsatisfiable:  # one side refuses whatever was generated
+        return []
+    except _FoundError:
         return [seen["failed"]]
     return list(seen.values())
 

@@ -81,9 +81,8 @@ def _batches(case: Case) -> list[Batch]:
         attention = torch.arange(tokens) < lengths[:, None]
         labels = torch.arange(tokens) >= 2 + n  # the prompt is not trained on
         keep = attention[..., None]
-        layer = torch.where(
-            keep, _inputs(case, n, 3, tokens), GARBAGE * normal(case.seed, "garbage", n, shape=(3, tokens, case.d_in))
-        )
+        x = _inputs(case, n, 3, tokens)
+        layer = torch.where(keep, _signed(x, x[attention]), GARBAGE * normal(case.seed, "garbage", n, shape=(3, tokens, case.d_in)))
         made.append(Batch(layer, _beside(case, n, 3, tokens), attention, labels.expand(3, tokens)))
     return made
 
@@ -99,7 +98,12 @@ def _inputs(case: Case, number: int, sequences: int, tokens: int) -> Tensor:
     mixing = spectrum(case.seed, "mixing", d_out=case.d_in, d_in=case.d_in, values=values)
     x = normal(case.seed, "calibration", number, shape=(sequences, tokens, case.d_in)) @ mixing
     x = x + 2 * uniform(case.seed, "mean", shape=(case.d_in,))
-    return -x if x.max() > -x.min() else x
+    return _signed(x, x)
+
+
+def _signed(x: Tensor, counted: Tensor) -> Tensor:
+    """With the sign that makes the largest entry of what counts negative."""
+    return -x if counted.max() > -counted.min() else x
 
 
 def _beside(case: Case, number: int, sequences: int, tokens: int) -> Tensor:

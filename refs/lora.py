@@ -99,8 +99,9 @@ def reset(layer: Any, case: Case) -> None:
 
 
 def unable(case: Case) -> str | None:
-    """peft has a bias of B with its default start only."""
-    return "has lora_bias with the default start only" if case.option("lora_bias", False) and len(dict(case.options)) > 1 else None
+    """Refused by peft's config."""
+    other = case.option("lora_bias", False) and case.option("init", "kaiming") != "kaiming"
+    return "has lora_bias with the default start only" if other else None
 
 
 def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
@@ -114,4 +115,5 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
         code=Linear.forward,
         equation="y = base(x) + s·B(A(drop(x))),  s = lora_alpha/r;  use_rslora: lora_alpha/√r",
         kinds=("linear", "conv1d"),
+        unable=unable,
     )

@@ -16,4 +16,5 @@ def shape_sweep(trial: Trial) -> None:
         return
     trial.measured += worst(trial, examples=EXAMPLES, largest=LARGEST)
     if not trial.measured:
-        trial.not_applicable("no generated case can be built by both")
+        never = all(trial.truth.refuses(case) for case in trial.suite.cases)  # a candidate's own refusal is no evidence for it
+        trial.not_applicable("no generated case can be built by both", evidence=never)

@@ -17,7 +17,7 @@ MAP = {"lora_A": "lora_A", "lora_B": "lora_B"}
 
 
 def loralib_layer(base, case):
-    if case.layer != "linear" or case.adapter_dtype or case.option("rslora", False) or case.option("init", "kaiming") != "kaiming":
+    if case.layer != "linear" or case.adapter_dtype or {name for name, _ in case.options} - {"dropout"}:
         raise NotImplementedError("loralib's Linear has no such option")
     p = case.option("dropout", 0.0)
     layer = loralib.Linear(case.d_in, case.d_out, r=case.rank, lora_alpha=case.alpha, lora_dropout=p, bias=case.bias)
@@ -36,6 +36,8 @@ class Mine(nn.Module):
 
     def __init__(self, base, case):
         super().__init__()
+        if case.option("lora_bias", False) or case.option("init", "kaiming") == "orthogonal":
+            raise NotImplementedError("no bias of B, and no orthogonal start")
         self.base, self.case = base, case
         dtype = getattr(torch, case.adapter_dtype or case.dtype)
         down = nn.init.kaiming_uniform_(torch.empty(case.rank, case.d_in), a=math.sqrt(5)).T
@@ -83,9 +85,10 @@ def test_loralib_with_its_scaling_changed_by_1e_6_is_not():
         layer.scaling *= 1 + 1e-6
         return layer
 
-    certificate = certify(changed, "lora", MAP, reset=loralib_reset)
+    wrong = ["forward", "gradients", "dropout", "shape sweep"]
+    certificate = certify(changed, "lora", MAP, reset=loralib_reset, checks=["mapping", "seed parity", *wrong])
     assert certificate.verdict == "buggy"
-    assert {"forward", "gradients", "dropout"} <= certificate.red
+    assert certificate.red == set(wrong)
 
 
 def test_a_factor_1e_13_is_seen_in_float64():
@@ -93,7 +96,7 @@ def test_a_factor_1e_13_is_seen_in_float64():
         def delta(self, x):
             return super().delta(x) * (1 + 1e-13)
 
-    assert {"forward", "gradients"} <= red_of(Off).red
+    assert red_of(Off, checks=["forward", "gradients"]).red == {"forward", "gradients"}
 
 
 def test_a_transposed_map_carries_values_in_and_gradients_out():
@@ -103,9 +106,10 @@ def test_a_transposed_map_carries_values_in_and_gradients_out():
 
 
 def test_without_reset_a_constructor_that_draws_other_numbers_leaves_seed_parity_untested():
-    certificate = certify(loralib_layer, "lora", MAP)
+    certificate = certify(loralib_layer, "lora", MAP, checks=["mapping", "seed parity", "init"])
     assert certificate.cells["seed parity", "peft"] is Verdict.UNTESTED
-    assert certificate.verdict == "partial"
+    assert certificate.cells["init", "peft"] is Verdict.EQUIVALENT
+    assert certificate.verdict == "partial: a narrowed run"
 
 
 def test_keyword_calls_are_tried_where_the_input_has_a_name():
@@ -179,23 +183,24 @@ class DropoutOnOutput(Mine):
 @pytest.mark.parametrize(
     ("factory", "red", "message"),
     [
-        (DetachedDown, {"gradients", "dead parameters"}, "grad.lora_A"),
+        (DetachedDown, {"gradients", "dead parameters", "shape sweep"}, "grad.lora_A"),
         (NoGradient, {"gradients", "dead parameters"}, "without gradient: lora_A, lora_B"),
-        (NotFinite, {"forward", "gradients", "identity"}, "not finite"),
-        (WrongShape, {"forward", "gradients", "identity"}, "(2, 5, 15)"),
+        (NotFinite, {"forward", "gradients", "identity", "shape sweep"}, "not finite"),
+        (WrongShape, {"forward", "gradients", "identity", "shape sweep"}, "(2, 5, 15)"),
         (TrainsBase, {"mapping"}, "trains base.bias, base.weight, down, up"),
         (HalfInput, {"gradients"}, "grad.x"),
     ],
 )
 def test_broken_twins_fail_where_they_should(factory, red, message):
-    certificate = red_of(factory)
-    assert red <= certificate.red
+    certificate = red_of(factory, checks=sorted({"forward", *red}))
+    assert certificate.red == red
     assert certificate.verdict == "buggy"
     assert message in " ".join(f"{m.what} {m.got} {m.should}" for m in certificate if m.verdict.is_red)
 
 
 def test_only_dropout_is_red_for_dropout_in_the_wrong_place():
-    assert red_of(DropoutOnOutput).red == {"dropout"}
+    certificate = red_of(DropoutOnOutput, checks=["forward", "gradients", "dropout", "identity", "shape sweep"])
+    assert certificate.red == {"dropout"}
 
 
 def test_a_factory_that_raises_is_an_error_that_names_it():
@@ -214,6 +219,7 @@ def test_a_factory_that_offers_nothing_is_untested_not_faithful():
     certificate = red_of(nothing)
     assert certificate.verdict == "partial"
     assert certificate.cells["forward", "peft"] is Verdict.UNTESTED
+    assert certificate.cells["shape sweep", "peft"] is Verdict.UNTESTED
 
 
 def test_a_layer_that_ignores_its_seed_is_red():
@@ -223,7 +229,7 @@ def test_a_layer_that_ignores_its_seed_is_red():
             with torch.no_grad():
                 self.down.uniform_(-(case.d_in**-0.5), case.d_in**-0.5, generator=torch.Generator().manual_seed(3))
 
-    assert "seed parity" in red_of(Seedless).red
+    assert red_of(Seedless, checks=["seed parity", "forward"]).red == {"seed parity"}
 
 
 def test_a_layer_with_two_seeds_for_one_is_red():
@@ -304,7 +310,10 @@ def test_a_functional_layer_can_be_wrapped():
             low = linear(dropout(x, self.p, self.training), self.A)
             return self.base(x) + self.scale * linear(low, self.B)
 
-    assert certify(Functional, "lora", {"lora_A": "A", "lora_B": "B"}).red == set()
+    checks = ["mapping", "init", "forward", "gradients", "dead parameters", "dropout", "identity"]
+    certificate = certify(Functional, "lora", {"lora_A": "A", "lora_B": "B"}, checks=checks)
+    assert certificate.red == set()
+    assert certificate.cells["gradients", "peft"] in (Verdict.IDENTICAL, Verdict.EQUIVALENT)
 
 
 class DenseDoRA(nn.Module):
@@ -347,11 +356,12 @@ def test_peft_s_own_delora_is_delora():
             raise NotImplementedError("peft's DeLoRA adapts nn.Linear only")
         host = nn.ModuleDict({"layer": base})
         more = {"delora_lambda": case.option("lambda0", 15.0), "module_dropout": case.option("dropout", 0.0)}
+        more["init_weights"] = case.option("init", "zero") == "zero"
         peft.inject_adapter_in_model(peft.DeloraConfig(r=case.rank, target_modules=["layer"], **more), host)
         return host["layer"]
 
     def reset(layer, case):
-        layer.reset_delora_parameters("default", True, case.option("lambda0", 15.0))
+        layer.reset_delora_parameters("default", case.option("init", "zero") == "zero", case.option("lambda0", 15.0))
 
     names = {"A": "delora_A", "B": "delora_B", "wnorm": "delora_w_norm"}
     map_ = {f"lora_{ours}": f"{theirs}.default" for ours, theirs in names.items()}
@@ -369,9 +379,10 @@ def test_a_layer_that_refuses_other_sizes_is_partial():
                 raise NotImplementedError("rank 4 only")
             super().__init__(base, case)
 
-    certificate = red_of(OneSize, reset=reset_mine)
+    certificate = red_of(OneSize, reset=reset_mine, checks=["mapping", "forward"])
     assert certificate.red == set()
-    assert certificate.verdict == "partial"
+    assert certificate.cells["forward", "closed form"] is Verdict.UNTESTED
+    assert any("refuses a plain case" in m.reason for m in certificate)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])

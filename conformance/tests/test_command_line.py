@@ -22,7 +22,9 @@ def test_list_is_the_matrix_of_ci_and_needs_no_torch(capsys):
     assert json.loads(said(capsys, "list", "--json")[1].out) == known()
     code = "import sys; from conformance.__main__ import main; main(['list']); assert 'torch' not in sys.modules"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert "lora    LoRA against peft, the authors' loralib and the paper." in out
+    width = max(map(len, known()))
+    assert [line.split()[0] for line in out.splitlines()] == known()
+    assert f"{'lora':{width}}  LoRA against peft, the authors' loralib and the paper.\n" in out
 
 
 def test_explain_shows_formulas_and_the_sentence_of_every_check(capsys):

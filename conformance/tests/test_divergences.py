@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 
 from conformance.check import Check
 from conformance.jobs import Job, jobs
-from conformance.known_bugs import BUGS, planted
+from conformance.known_bugs import Bug, planted
 from conformance.suite import Divergence
 from conformance.suites.lite_layers import LiteLayer
 from conformance.suites.test_lora import SUITE
@@ -18,7 +18,10 @@ from refs import lora
 from refs.case import Case
 from refs.problem import problem
 
-BUG = next(bug for bug in BUGS if bug.id == "lora-scale-1e-6")
+BUG = Bug(
+    id="scale", variant="lora", description="", effect="", source="", hidden_by="", where="lite.variants.lora",
+    old="    s = scale(config)\n", new="    s = scale(config) * (1 + 1e-6)\n", red=frozenset(), message="",
+)  # fmt: skip
 CASE = SUITE.cases[0]
 PEFT = next(reference for reference in SUITE.references if reference.name == "peft")
 TINY = dataclasses.replace(SUITE, references=(PEFT,), cases=(CASE,))

@@ -33,7 +33,10 @@ def test_every_own_option_is_varied_by_a_case_that_shows_it(variant):
 def test_every_case_of_the_grid_has_its_guards(variant):
     suite = SUITES[variant]
     assert [reason for case in suite.cases if (reason := unguarded(case, suite.formula))] == []
-    assert {case.weight.partition(":")[0] for case in suite.cases} >= {"random", "gap", "flat", "deficient", "minilm"}
+    weights = {case.weight.partition(":")[0] for case in suite.cases}
+    assert weights >= {"gap", "flat", "deficient", "minilm"}
+    assert weights & {"random", "decay"}
+    assert {bool(case.data) for case in suite.cases} == {suite.formula.init_from is not None}
     assert {case.layer for case in suite.cases} == {"linear", "conv1d", "other"}
     assert {case.call for case in suite.cases} == {"positional", "keyword"}
     assert {case.bias for case in suite.cases} == {True, False}

@@ -170,7 +170,7 @@ class TestIllConditioned:
         assert (counted.verdict, counted.evidence) == (expected, True)
         shown = same_function(candidate, reference, n=1, kappa=math.nextafter(30.0, 31))
         assert (shown.verdict, shown.evidence) == ("not applicable", False)
-        assert shown.reason == "ill-conditioned (κ = 30 > 30): shown, no evidence"
+        assert shown.reason == "ill-conditioned (κ > 30): shown, no evidence"
         assert (shown.error, shown.unit) == (error, "u64")
         assert ILL_CONDITIONED == 30
 
@@ -179,7 +179,7 @@ class TestIllConditioned:
         assert no_less_accurate(candidate, reference, oracle, kappa=30.0).verdict == "fails"
         shown = no_less_accurate(candidate, reference, oracle, kappa=31.0)
         assert (shown.verdict, shown.evidence) == ("not applicable", False)
-        assert "κ = 31" in shown.reason
+        assert shown.reason == "ill-conditioned (κ > 30): shown, no evidence"
 
     def test_the_reference_s_instability_alone_is_no_ill_condition(self):
         judged = same_function(unit(5, e1=100 * U64), unit(5), n=1, kappa=1.0, e32=1000 * U32)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout
 
-from refs import closed_form, delora, dora, lora
+from refs import closed_form, delora, dora, lora, pissa
 from refs.case import Case
 from refs.closed_form import ClosedForm, sensitivity
 from refs.problem import problem
-from refs.subject import run
+from refs.subject import run, run_at
 
 CASE = Case(d_in=5, d_out=3, rank=2, alpha=3.0, batch=(2, 2))
 FORMULAS = {"lora": lora.FORMULA, "dora": dora.FORMULA, "delora": delora.FORMULA}
@@ -255,20 +255,23 @@ def test_sensitivity_grows_with_the_draws():
     assert sensitivity(CASE, numbers, lora.FORMULA, draws=0) == dict.fromkeys(few, 1.0)
 
 
-def test_sensitivity_jitters_every_input_weight_and_parameter_by_one_rounding(monkeypatch):
-    numbers = problem(CASE, lora.FORMULA)
+@pytest.mark.parametrize(("formula", "frozen"), [(lora.FORMULA, ()), (pissa.FORMULA, ["residual"])], ids=["lora", "pissa"])
+def test_sensitivity_jitters_every_input_weight_and_parameter_by_one_rounding(monkeypatch, formula, frozen):
+    numbers = problem(CASE, formula)
     seen = []
 
-    def recorded(subject, case, problem, values):
-        seen.append({"x": problem.x, "weight": problem.weight, "bias": problem.bias} | values)
+    def recorded(subject, case, problem, formula):
+        own = problem.parameters | problem.frozen
+        seen.append({"x": problem.x, "weight": problem.weight, "bias": problem.bias} | own)
         assert problem.cotangent.equal(numbers.cotangent)
         assert subject.module.weight.equal(problem.weight)
-        return run(subject, case, problem, values)
+        assert {name: subject.read(name).equal(value) for name, value in own.items()} == dict.fromkeys(own, True)
+        return run_at(subject, case, problem, formula)
 
-    monkeypatch.setattr(closed_form, "run", recorded)
-    sensitivity(CASE, numbers, lora.FORMULA, draws=2)
+    monkeypatch.setattr(closed_form, "run_at", recorded)
+    sensitivity(CASE, numbers, formula, draws=2)
     plain, *draws = seen
-    assert plain.keys() == {"x", "weight", "bias", "lora_A", "lora_B"}
+    assert plain.keys() == {"x", "weight", "bias", "lora_A", "lora_B", *frozen}
     for name, value in plain.items():
         for moved in draws:
             ratio = moved[name] / value - 1

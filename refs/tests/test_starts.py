@@ -1,0 +1,171 @@
+"""Closed forms against numpy, written independently: where methods start and what they compute."""
+
+import numpy as np
+import pytest
+import torch
+
+from refs import corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
+from refs.calibration import batches, calls
+from refs.case import Case
+from refs.problem import problem, start
+
+CASE = Case(d_in=12, d_out=8, rank=3, alpha=7.5, weight="decay")
+FORMULAS = {"pissa": pissa, "olora": olora, "lora_xs": lora_xs, "corda": corda, "eva": eva, "hra": hra, "road": road}
+FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff}
+
+
+def at(variant, case):
+    """Weight, start with frozen tensors, perturbed numbers, W′, b′ – as numpy."""
+    formula = FORMULAS[variant].FORMULA
+    numbers = problem(case, formula)
+    begin = start(case, formula, numbers.weight) | formula.begin(case, numbers.weight).frozen
+    weight, bias = formula.adapted(case, numbers.weight, numbers.bias, numbers.parameters | numbers.frozen)
+    given = {name: value.numpy() for name, value in (numbers.parameters | numbers.frozen).items()}
+    return (
+        numbers.weight.numpy(),
+        numbers.bias.numpy(),
+        {k: v.numpy() for k, v in begin.items()},
+        given,
+        weight.numpy(),
+        bias.numpy(),
+    )
+
+
+def near(one, other, tolerance=1e-12):
+    assert one.shape == other.shape
+    assert np.abs(one - other).max() <= tolerance * max(np.abs(other).max(), 1e-300)
+
+
+def best(matrix, r):
+    """The best approximation of rank r, by eigenvectors."""
+    values, vectors = np.linalg.eigh(matrix.T @ matrix)
+    V = vectors[:, np.argsort(values)[::-1][:r]]
+    return matrix @ V @ V.T
+
+
+@pytest.mark.parametrize(("options", "s"), [({}, 2.5), ({"rslora": True}, 7.5 / 3**0.5)])
+def test_pissa_takes_the_best_approximation_out(options, s):
+    W, _, begin, p, adapted, _ = at("pissa", CASE.but(options=options))
+    near(s * begin["lora_B"] @ begin["lora_A"], best(W, 3), 1e-10)
+    near(begin["residual"], W - best(W, 3), 1e-10)
+    near(begin["lora_A"] @ begin["lora_A"].T, begin["lora_B"].T @ begin["lora_B"], 1e-10)  # one half of S each
+    near(adapted, begin["residual"] + s * p["lora_B"] @ p["lora_A"])
+
+
+def test_olora_takes_rows_and_columns_of_qr_out():
+    W, _, begin, p, adapted, _ = at("olora", CASE)
+    Q = np.zeros((8, 3))
+    for i in range(3):  # Gram and Schmidt
+        column = W[:, i] - Q[:, :i] @ (Q[:, :i].T @ W[:, i])
+        Q[:, i] = column / np.linalg.norm(column)
+    near(begin["lora_B"] @ begin["lora_A"], Q @ Q.T @ W, 1e-10)
+    near(np.abs(begin["lora_B"]), np.abs(Q), 1e-10)
+    near(begin["residual"], W - 2.5 * Q @ Q.T @ W, 1e-10)
+    near(adapted, begin["residual"] + 2.5 * p["lora_B"] @ p["lora_A"])
+
+
+@pytest.mark.parametrize(("alpha", "s"), [(7.5, 2.5), (None, 1.0)])
+def test_lora_xs_trains_a_square_between_frozen_factors(alpha, s):
+    W, bias, begin, p, adapted, shifted = at("lora_xs", CASE.but(alpha=alpha))
+    near(begin["lora_B"] @ begin["lora_A"], best(W, 3), 1e-10)
+    near(begin["lora_B"].T @ begin["lora_B"], np.eye(3))
+    near(adapted, W + s * begin["lora_B"] @ p["lora_R"] @ begin["lora_A"])
+    assert np.abs(begin["lora_R"]).max() < 1e-4
+    near(shifted, bias)
+
+
+@pytest.mark.parametrize("kind", ["one", "several", "padded"])
+@pytest.mark.parametrize("whiten", [False, True])
+def test_eva_starts_at_principal_directions_of_centred_tokens(kind, whiten):
+    case = CASE.but(data=kind, options={"whiten": whiten})
+    W, _, begin, p, adapted, _ = at("eva", case)
+    spread = {}
+    for name, x in calls(batches(case), labels=True).items():
+        tokens = np.concatenate([call.numpy() for call in x])
+        values, vectors = np.linalg.eigh(len(tokens) * np.cov(tokens.T, bias=True))
+        order = np.argsort(values)[::-1]
+        spread[name] = values[order] / values.sum(), vectors[:, order].T, values[order]
+    pool = sorted(((part, name) for name, (parts, *_) in spread.items() for part in parts[:6]), reverse=True)[:6]
+    r = sum(name == "layer" for _, name in pool)
+    assert r > 3
+    _, directions, values = spread["layer"]
+    A = directions[:r] / (values[:r, None] ** 0.25 if whiten else 1)
+    flips = np.sign((A * begin["lora_A"]).sum(axis=1))
+    near(begin["lora_A"], flips[:, None] * A, 1e-9)
+    assert not begin["lora_B"].any()
+    near(adapted, W + 7.5 * r / 3 / r * p["lora_B"] @ p["lora_A"])  # alpha grows with the rank that a layer got
+
+
+@pytest.mark.parametrize("mode", ["ipm", "kpm"])
+@pytest.mark.parametrize("kind", ["one", "several", "padded"])
+def test_corda_splits_the_weight_along_its_input(mode, kind):
+    case = CASE.but(data=kind, options={"mode": mode, "damp": 0.05})
+    W, _, begin, p, adapted, _ = at("corda", case)
+    C = np.zeros((12, 12))
+    tokens = [x.numpy() for x in calls(batches(case), labels=False)["layer"]]
+    for x in tokens:
+        C += (x / abs(x.max())).T @ (x / abs(x.max())) / len(tokens)
+    C += 0.05 * np.trace(C) / 12 * np.eye(12)
+    values, vectors = np.linalg.eigh(W @ C @ C @ W.T)
+    U = vectors[:, np.argsort(values)[::-1]][:, :3] if mode == "ipm" else vectors[:, np.argsort(values)][:, :3]
+    part = U @ U.T @ W  # U_r S V_rᵀ C⁻¹ = U_r U_rᵀ W
+    near(2.5 * begin["lora_B"] @ begin["lora_A"], part, 1e-6)
+    near(begin["residual"], W - part, 1e-6)
+    near(adapted, begin["residual"] + 2.5 * p["lora_B"] @ p["lora_A"])
+
+
+@pytest.mark.parametrize("variant", ["road_1", "road_2", "road_4"])
+def test_road_turns_pairs_of_outputs(variant):
+    case = CASE.but(rank=None, alpha=None, options={"road_variant": variant, "group_size": 4})
+    W, bias, begin, p, adapted, shifted = at("road", case)
+    assert not begin["lora_theta"].any()
+    assert (begin["lora_alpha"] == 1).all()
+    theta, alpha = p["lora_theta"], p["lora_alpha"]
+    expected = np.zeros((8, 13))
+    both = np.concatenate([W, bias[:, None]], axis=1)
+    for group in range(2):
+        for i in range(2):
+            up, down = 4 * group + i, 4 * group + i + 2
+            match variant:
+                case "road_1":
+                    k = [2 * group + i] * 4
+                case "road_2":
+                    k = [up, up, down, down]
+                case _:
+                    k = [8 * group + i, 8 * group + 4 + i, 8 * group + i + 2, 8 * group + 4 + i + 2]
+            c, s = alpha[k] * np.cos(theta[k]), alpha[k] * np.sin(theta[k])
+            expected[up] = c[0] * both[up] - s[1] * both[down]
+            expected[down] = c[2] * both[down] + s[3] * both[up]
+    near(adapted, expected[:, :12])
+    near(shifted, expected[:, 12])
+
+
+def test_hra_reflects_the_weight():
+    W, bias, begin, p, adapted, shifted = at("hra", CASE.but(alpha=None, rank=4))
+    H = np.eye(12)
+    for u in p["lora_U"]:
+        H = H @ (np.eye(12) - 2 * np.outer(u, u) / (u @ u))
+    near(adapted, W @ H)
+    near(shifted, bias)
+    near(H @ H.T, np.eye(12))
+    assert (begin["lora_U"][::2] == begin["lora_U"][1::2]).all()
+
+
+def test_ia3_scales_outputs_or_inputs():
+    plain = CASE.but(rank=None, alpha=None)
+    W, bias, _, p, adapted, shifted = at("ia3", plain)
+    near(adapted, np.diag(p["lora_g"]) @ W)
+    near(shifted, p["lora_g"] * bias)
+    W, bias, _, p, adapted, shifted = at("ia3_ff", plain)
+    near(adapted, W @ np.diag(p["lora_g"]))
+    near(shifted, bias)
+
+
+@pytest.mark.parametrize("variant", FORMULAS)
+def test_the_numbers_given_at_the_start_give_the_weight_back(variant):
+    changes = {"state": "init", "data": "one" if variant in ("eva", "corda") else "", "rank": 4}
+    changes |= {"rank": None, "alpha": None, "options": {"group_size": 4}} if variant == "road" else {}
+    changes |= {"alpha": None} if variant == "hra" else {}
+    W, _, _, _, adapted, _ = at(variant, CASE.but(**changes))
+    near(adapted, W, 1e-4 if variant == "lora_xs" else 1e-12)
+    assert torch.isfinite(torch.from_numpy(adapted)).all()
