@@ -88,6 +88,13 @@ def package(session: nox.Session) -> None:
 
 
 @nox.session
+def search(session: nox.Session) -> None:
+    """Draw cases of any shape, rank, spectrum and option and climb towards the largest error: `-- --minutes 60`, `-- lora --seed 7`."""
+    install(session, "test")
+    python(session, "-m", "conformance", "search", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """How long and how large the suites are: `pytest -k delora` beyond its imports, all variants, peak memory. `-- --help`."""
     install(session, "test")

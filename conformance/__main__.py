@@ -49,6 +49,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_reproduce)
 
+    command = commands.add_parser(
+        "search", help="draw cases of any shape and climb towards the largest error, for as long as it is told"
+    )
+    command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
+    command.add_argument("--minutes", type=float, default=10.0, help="how long (default %(default)g)")
+    command.add_argument("--largest", type=_size, default=512, help="the largest d_in and d_out (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count on (default %(default)s)")
+    command.set_defaults(run=_search)
+
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
@@ -86,6 +95,19 @@ def _reproduce(options: argparse.Namespace) -> int:
     certificate = reproduced(options.id)
     _say(measurement_table(certificate.measurements))
     return 1 if certificate.red else 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    check_known(options.variant)
+    from conformance.hunt import report
+
+    return report(options.variant or known(), minutes=options.minutes, largest=options.largest, seed=options.seed)
+
+
+def _size(text: str) -> int:
+    if (size := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"should be at least 2, got {size}")
+    return size
 
 
 def _report(options: argparse.Namespace) -> int:

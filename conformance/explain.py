@@ -46,7 +46,7 @@ def _check(suite: Suite, check: str) -> str:
 def reproduced(id_: str) -> Certificate:
     """The measurements of VARIANT/REFERENCE-CHECK[/CASE] again; ValueError that shows what there is for anything else."""
     variant, _, rest = id_.partition("/")
-    cell, _, case = rest.partition("/")
+    cell, _, case = rest.partition("/")  # a case may be told in full, slashes and all
     suite = suite_of(variant)
     chosen = [job for job in jobs(suite) if job.id == cell]
     if not chosen:

@@ -34,7 +34,7 @@ class Job:
     def measure(self, only: str | None = None) -> list[Measurement]:
         """Run the check. Never raises: an exception is a measurement with the verdict `error`.
 
-        only: the id of the single case to run; the list is then empty if the check does not have it.
+        only: the id, or for generated cases the `repr`, of the single case to run; the list is empty if the check does not have it.
         """
         trial = self._trial(only)
         if missing := (self.reference and self.reference.missing()) or self.candidate.missing():
@@ -51,7 +51,7 @@ class Job:
             got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
             trial.report(Verdict.ERROR, "run", trial.at, got=got, should="no exception")
         if only is not None:
-            trial.measured = [m for m in trial.measured if m.case_id == only]
+            trial.measured = [m for m in trial.measured if only in (m.case_id, m.case)]
         elif not trial.measured:
             trial.untested("the check made no measurement")
         return self._with_divergences(trial.measured, whole=only is None)

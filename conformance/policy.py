@@ -126,6 +126,6 @@ def no_less_accurate(candidate: Tensor, reference: Tensor, oracle: Tensor, *, ka
 def _within(error: float, bound: float, unit: str, kappa: float) -> Judgement:
     verdict = Verdict.EQUIVALENT if error <= bound else Verdict.FAILS
     if kappa > ILL_CONDITIONED:
-        reason = f"ill-conditioned (κ = {kappa:.0f} > {ILL_CONDITIONED:.0f}): shown, no evidence"
+        reason = f"ill-conditioned (κ > {ILL_CONDITIONED:.0f}): shown, no evidence"
         return Judgement(Verdict.NOT_APPLICABLE, error, bound, unit, reason=reason, evidence=False)
     return Judgement(verdict, error, bound, unit, f"off by {rounded_up(error)} {unit}", f"at most {bound:.2g} {unit}")

@@ -39,16 +39,28 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any], suite: Suite, largest: 
     return suite.fit(made)
 
 
-def worst(trial: Trial, *, examples: int, largest: int, seed: int | None = None) -> list[Measurement]:
-    """The largest error of each quantity that was seen, or the smallest case that fails. seed: None for the same search every time."""
+def at(trial: Trial, case: Case) -> list[Measurement]:
+    """Output and gradients of one case."""
+    once = replace(trial, measured=[], only=None)
+    compare(once, [case], outputs=True)
+    compare(once, [case], outputs=False)
+    return once.measured
+
+
+def worst(
+    trial: Trial, *, examples: int, largest: int, seed: int | None = None, tried: list[Case] | None = None
+) -> list[Measurement]:
+    """The largest error of each quantity that was seen, or the smallest case that fails.
+
+    seed: None for the same search every time. tried: gets every case that was measured.
+    """
     seen: dict[str, Measurement] = {}
 
     def attempt(case: Case) -> None:
         assume(_can_run(trial, case))
-        once = replace(trial, measured=[], only=None)
-        compare(once, [case], outputs=True)
-        compare(once, [case], outputs=False)
-        for m in once.measured:
+        if tried is not None:
+            tried.append(case)
+        for m in at(trial, case):
             if m.verdict is Verdict.FAILS:
                 seen["failed"] = m  # the last one is the smallest: it is shrunk
                 raise AssertionError(m.what)

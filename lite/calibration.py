@@ -25,76 +25,86 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
     Layers of one config that receive the very same tensor share one accumulator.
 
     Raises TypeError for a batch of another kind, ValueError for no data, a mask that fits no input, values that are not
-    finite, or a layer that was never reached. Modes and hooks are then as before.
+    finite or of another width than the layer's, or a layer that was never reached. Modes and hooks are then as before.
     """
     if isinstance(data, Tensor | Mapping | str):
         raise TypeError(f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put it into a list")
     readers = [Reader(config, layer) for config, layer in targets]
-    calls, mask_of_batch = _Calls(), _Masks()
+    calls, masks = _Calls(), _Masks()
     batches = 0
-    with torch.no_grad(), _eval_mode(model), _hooks(readers, calls, mask_of_batch):
+    with torch.no_grad(), _eval_mode(model), _hooks(readers, calls, masks):
         for batch in tqdm(data, desc="calibration", unit="batch", delay=PROGRESS_AFTER):
             batches += 1
             calls.seen.clear()
-            arguments, keywords = mask_of_batch.take(model, batch, batches)
+            arguments, keywords = masks.take(model, batch, batches)
             model(*arguments, **keywords)
     if batches == 0:
         raise ValueError("calibration_data is empty: at least one batch is needed (a generator can be used once only)")
     for reader in readers:
         if reader.tokens == 0:
             raise ValueError(
-                f"{reader.layer.name} received no token in {batches} batches: every one is masked, or the layer is not used"
+                f"{reader.layer.title} received no token in {batches} batches: every one is masked, or the layer is not used"
             )
     return {reader.layer.name: reader.statistics for reader in readers}
 
 
 class Reader:
-    """Reads one layer's input. `statistics` is shared with the reader that first saw the same tensor."""
+    """Reads one layer's input. `statistics` is that of its leader, the reader that first saw the same tensor."""
 
     def __init__(self, config: Config, layer: Layer) -> None:
         self.config, self.layer = config, layer
         self.tokens = 0
         self.leader: Reader | None = None
-        make = variant_of(config).statistics
-        assert make is not None
-        self.statistics: Statistics = make(config, layer)
+        self.made: Statistics | None = None  # by leaders only: one accumulator for each distinct input
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was accumulated of its input."""
+        assert self.leader is not None
+        assert self.leader.made is not None
+        return self.leader.made
 
     def read(self, x: Tensor, calls: "_Calls", masks: "_Masks") -> None:
         """Add what the layer is about to receive."""
-        first = calls.first_reader(self, x)
+        before = calls.before(self, x)
         if self.leader is None:
-            self.leader = first
-            self.statistics = first.statistics
-        if self.leader is self:  # whoever shares its tensor with another later only keeps its own account
-            first = self
-        if self.leader is not first:
+            self.leader = before[0] if before else self
+            if self.leader is self:
+                make = variant_of(self.config).statistics
+                assert make is not None
+                self.made = make(self.config, self.layer)
+        if self.leader is not self and self.leader not in before:  # who only comes to share a tensor later keeps its own account
             raise ValueError(
-                f"{self.layer.name} and {self.leader.layer.name} received one tensor in the first batch, but not later; attach them by two configs"
+                f"batch {masks.batch}: {self.layer.title} shared its input with {self.leader.layer.title} before, but now it received "
+                f"another tensor or was called first; attach them by two configs"
             )
         rows = masks.select(x, self.layer, uses_labels=self.statistics.uses_label_mask)
         self.tokens += len(rows)
-        if first is not self or len(rows) == 0:
+        if self.leader is not self or len(rows) == 0:
             return
         if not torch.isfinite(rows).all():
-            raise ValueError(f"{self.layer.name} received values that are not finite in batch {masks.batch}")
-        self.statistics.update(rows)
+            raise ValueError(f"batch {masks.batch}: {self.layer.title} received values that are not finite")
+        try:
+            self.statistics.update(rows)
+        except ValueError as error:
+            raise ValueError(f"batch {masks.batch}: {self.layer.title}: {error}") from error
 
 
 class _Calls:
-    """Who read which tensor first. Tensors are held weakly: they live as long as the model keeps them."""
+    """Who received which tensor. Tensors are held weakly: they live as long as the model keeps them."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[int, Config], tuple[weakref.ref[Tensor], int, Reader]] = {}
+        self.seen: dict[tuple[int, Config], tuple[weakref.ref[Tensor], int, list[Reader]]] = {}
 
-    def first_reader(self, reader: Reader, x: Tensor) -> Reader:
+    def before(self, reader: Reader, x: Tensor) -> list[Reader]:
+        """The readers of the same config that received this tensor in this batch, as it is now; `reader` joins them."""
         if x.is_inference():  # its changes in place cannot be seen
-            return reader
-        key = (id(x), reader.config)
-        alive, version, first = self.seen.get(key, (None, -1, reader))
-        if alive is not None and alive() is x and version == x._version and first is not reader:
-            return first
-        self.seen[key] = (weakref.ref(x), x._version, reader)
-        return reader
+            return []
+        alive, version, readers = self.seen.get((id(x), reader.config), (None, -1, []))
+        if alive is None or alive() is not x or version != x._version:
+            readers = []
+        self.seen[id(x), reader.config] = (weakref.ref(x), x._version, [*readers, reader])
+        return readers
 
 
 class _Masks:
@@ -124,6 +134,8 @@ class _Masks:
 
     def select(self, x: Tensor, layer: Layer, *, uses_labels: bool) -> Tensor:
         """The rows (tokens, d_in) that no mask leaves out."""
+        if x.shape[-1:] != (layer.d_in,):
+            raise ValueError(f"batch {self.batch}: {layer.title} received {tuple(x.shape)}, should be (…, {layer.d_in})")
         rows = x.reshape(-1, layer.d_in)
         for name, mask in self.masks.items():
             if name == "label_mask" and not uses_labels:
@@ -133,7 +145,7 @@ class _Masks:
             if x.ndim == 2 and len(x) == len(mask):  # one vector per sequence: a pooled one has no padding
                 return rows
             raise ValueError(
-                f"batch {self.batch}: {name} {tuple(mask.shape)} does not fit what {layer.name} receives, {tuple(x.shape)}; exclude the layer"
+                f"batch {self.batch}: {name} {tuple(mask.shape)} does not fit what {layer.title} receives, {tuple(x.shape)}; exclude the layer"
             )
         keep = torch.ones(len(rows), dtype=torch.bool, device=x.device)
         for name, mask in self.masks.items():

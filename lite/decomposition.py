@@ -19,6 +19,13 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def decomposable(weight: Tensor) -> Tensor:
+    """W in `wide`'s dtype; ValueError if it is not finite."""
+    if not weight.isfinite().all():
+        raise ValueError("the weight is not finite, so that it has no decomposition")
+    return wide(weight)
+
+
 def leading(weight: Tensor, r: int, niter: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The r largest singular triples of W (d_out, d_in): U (d_out, r), S (r,), Vh (r, d_in), in `wide`'s dtype.
 
@@ -26,12 +33,13 @@ def leading(weight: Tensor, r: int, niter: int | None = None) -> tuple[Tensor, T
     from the global generator.
     """
     if niter is None:
-        U, S, Vh = torch.linalg.svd(wide(weight), full_matrices=False)
+        U, S, Vh = torch.linalg.svd(decomposable(weight), full_matrices=False)
         return U[:, :r], S[:r], Vh[:r]
-    U, S, V = torch.svd_lowrank(wide(weight), r, niter=niter)
+    U, S, V = torch.svd_lowrank(decomposable(weight), r, niter=niter)
     return U, S, V.mT
 
 
 def without(weight: Tensor, s: float, B: Tensor, A: Tensor) -> Tensor:
     """W − s·B A in W's dtype, from the factors as they are stored: their rounding is taken back by the residual."""
-    return (wide(weight) - s * (B.to(wide(weight).dtype) @ A.to(wide(weight).dtype))).to(weight.dtype)
+    W = wide(weight)
+    return (W - s * (B.to(W.dtype) @ A.to(W.dtype))).to(weight.dtype)

@@ -25,6 +25,11 @@ class Layer:
     transposed: bool  # the module stores W as (d_in, d_out), like GPT-2's Conv1D
 
     @property
+    def title(self) -> str:
+        """Its name, for messages."""
+        return self.name or "the model itself"
+
+    @property
     def weight(self) -> Tensor:
         """W as (d_out, d_in), a view of the stored tensor."""
         stored = self.module.weight

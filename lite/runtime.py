@@ -40,12 +40,20 @@ class Adapter:
         """Canonical names and shapes of all tensors."""
         return self.parameters | self.variant.buffers(self.config, self.layer)
 
+    @property
+    def where(self) -> str:
+        """Method and layer, for messages."""
+        return f"{self.variant.name} on {self.layer.title}"
+
     def initial(self, statistics: Statistics | None = None) -> dict[str, Tensor]:
         """All tensors at the start, in the adapter's dtype, on the device of the base weight. statistics: of its input, if it starts from data."""
         weight = self.layer.weight
         dtype = self.config.dtype or (weight.dtype if weight.dtype in ARITHMETIC else torch.float32)
-        with torch.no_grad():
-            values = self.variant.init(self.config, self.layer, *([] if statistics is None else [statistics]))
+        try:
+            with torch.no_grad():
+                values = self.variant.init(self.config, self.layer, *([] if statistics is None else [statistics]))
+        except ValueError as error:
+            raise ValueError(f"{self.where}: no start can be computed: {error}") from error
         # Contiguous, as they come back from a file: another layout is summed in another order.
         return {name: values[name].to(weight.device, dtype, copy=True).contiguous() for name in self.shapes}
 
@@ -133,7 +141,8 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
         model as it is, in eval mode, before anything is changed.
 
     Raises TypeError for something that is no config, ValueError for a config that matches nothing, overlaps another
-    or does not fit a layer, for missing, superfluous or too little data, RuntimeError if adapters are attached already. The model is then as it was.
+    or does not fit a layer, for missing, superfluous or unfit data, or a weight to decompose that is not finite; RuntimeError if
+    adapters are attached already. The model is then as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
@@ -220,18 +229,17 @@ def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
 
 
 def _check_fits(adapter: Adapter) -> None:
-    layer, variant = adapter.layer, adapter.variant
-    where = f"{variant.name} on {layer.name or 'the model itself'}"
+    layer, variant, where = adapter.layer, adapter.variant, adapter.where
     if layer.weight.is_complex():
         raise ValueError(f"{where}: the weight is {layer.weight.dtype!s}, adapters are real; exclude the layer")
+    if not layer.is_dense and layer.weight.dtype in ARITHMETIC:
+        raise ValueError(
+            f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}; exclude it"
+        )
     if variant.reads_weight and not layer.is_dense:
         raise ValueError(
             f"{where}: the method reads the weight as a dense floating-point ({layer.d_out}, {layer.d_in}) matrix, "
             f"but it is {layer.weight.dtype!s} {tuple(layer.weight.shape)}; dequantise the layer or exclude it"
-        )
-    if not layer.is_dense and layer.weight.dtype in ARITHMETIC:
-        raise ValueError(
-            f"{where}: in_features and out_features say ({layer.d_out}, {layer.d_in}), the weight is {tuple(layer.weight.shape)}"
         )
     if problem := variant.fits(adapter.config, layer):
         raise ValueError(f"{where}: {problem}")

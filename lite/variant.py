@@ -21,7 +21,7 @@ class Statistics(Protocol):
     uses_label_mask: bool  # whether a batch's `label_mask` selects tokens, beside its `attention_mask`
 
     def update(self, x: Tensor) -> None:
-        """Add what one call of the layer receives: x (tokens, d_in), at least one token."""
+        """Add what one call of the layer receives: x (tokens, d_in), at least one token. ValueError for values it cannot take."""
 
 
 # Functions with names, not lambdas, so that attached models can be pickled.

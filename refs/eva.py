@@ -11,7 +11,7 @@ from peft.tuners.lora.eva import get_eva_state_dict
 from torch import Tensor, nn
 
 from refs import lora, pissa
-from refs.calibration import Calls
+from refs.calibration import Calls, batches, calls
 from refs.case import Case
 from refs.formula import Decomposed, Exactly, Formula, Init
 from refs.peft_layer import PeftLayer
@@ -56,7 +56,7 @@ def ranks(case: Case, layers: Mapping[str, Principal]) -> dict[str, int]:
 
 def init_from(case: Case, weight: Tensor, data: Calls) -> dict[str, Init]:
     """A from the data, B zero; of the case's layer, which shares its budget with the one beside it."""
-    layers = {name: principal(torch.cat(list(calls))) for name, calls in data.items()}
+    layers = {name: principal(torch.cat(list(each_call))) for name, each_call in data.items()}
     r, found = ranks(case, layers)["layer"], layers["layer"]
     A = found.directions[:r]
     if case.option("whiten", False):
@@ -82,6 +82,12 @@ def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Ten
     return weight + s * p["lora_B"] @ p["lora_A"], bias
 
 
+def condition(case: Case, weight: Tensor) -> float:
+    """Of the centred inputs, down to the last direction that is taken: a covariance, the usual way to them, squares it."""
+    found = principal(torch.cat(calls(batches(case), labels=True)["layer"]))
+    return float(found.values[0] / found.values[min(most(case), len(found.values)) - 1])
+
+
 FORMULA = Formula(
     equation="W′ = W + s·B A,  A₀ = leading eigenvectors of Σ_t (x_t − x̄)(x_t − x̄)ᵀ,  B₀ = 0;  the r·layers components with most variance",
     source="arXiv:2410.07170 §3, alg. 1",
@@ -89,6 +95,7 @@ FORMULA = Formula(
     adapted=adapted,
     moved=lora.moved,
     scale=lora.scale,
+    condition=condition,
     label_mask=True,
     least_tokens=lambda case: most(case) + 1,
 )

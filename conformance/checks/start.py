@@ -102,13 +102,14 @@ def decomposition(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> N
     exact, kappa = aligned(trial.formula, reference, reference), runs.start_kappa(case, trial.formula)
     own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
     n = max(case.d_in, case.d_out)
+    condition = trial.formula.condition(case, problem(case, trial.formula).weight)
     for name, value in own.items():
         if name not in other:
             continue
-        judgement = policy.same_function(value, other[name], n=n, kappa=kappa[name])
+        instability = kappa[name] * condition * policy.U32  # of the published way of computing it, in float32
+        judgement = policy.same_function(value, other[name], n=n, kappa=kappa[name], e32=instability)
         if judgement.verdict is Verdict.FAILS and value.shape == other[name].shape:
-            unstable = kappa[name] * trial.formula.condition(case, problem(case, trial.formula).weight)
-            judgement = _single(trial, value, other[name], exact[name], n, unstable, judgement)
+            judgement = _single(trial, value, other[name], exact[name], n, kappa[name] * condition, judgement)
         trial.judge(name, case, judgement)
 
 

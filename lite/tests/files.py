@@ -1,25 +1,31 @@
 """Reading and forging adapter files."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import lite
 from lite.tests import toys
-from lite.tests.toys import bits
+from lite.tests.toys import bits, net, snapshot, trained
 
+TWO = [lite.DoRAConfig(r=2, alpha=3, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])]
 CONFIGS = {
     **{name: make(r=2) for name, make in toys.CONFIGS.items()},
     "two of the weight": [
         lite.PiSSAConfig(r=3, alpha=2, niter=2, target_names=["first"]),
         lite.LoRAXSConfig(r=2, alpha=3, target_names=["last"]),
     ],
-    "two": [lite.DoRAConfig(r=2, alpha=3, target_names=["first"]), lite.DeLoRAConfig(r=3, target_names=["last"])],
+    "two": TWO,
+    "two in front": [lite.HRAConfig(r=4, target_names=["first"]), lite.IA3FFConfig(target_names=["last"])],
+    "road_2": lite.RoadConfig(road_variant="road_2", group_size=2),
+    "road_4": lite.RoadConfig(road_variant="road_4", group_size=4),
 }
 
 
@@ -51,3 +57,17 @@ def forge_adapters(file: Path, change: Callable[[list[dict[str, Any]]], Any]) ->
         metadata["adapters"] = json.dumps(adapters)
 
     forge(file, rewrite)
+
+
+def attached_two() -> nn.Module:
+    """A model with the configs of TWO and other values than those of a file."""
+    return trained(lite.attach(net(), TWO), seed=6)
+
+
+def refused(model: nn.Module, file: Path, error: Any, message: str | re.Pattern[str] | None) -> str:
+    """What `load` says as it refuses a file; the model stays as it was."""
+    before = snapshot(model)
+    with pytest.raises(error, match=message) as caught:
+        lite.load(model, file)
+    assert snapshot(model) == before
+    return str(caught.value)

@@ -11,7 +11,9 @@ from lite.tests.toys import (
     CONFIGS,
     DRAWN,
     FROM_DATA,
+    IN_FRONT,
     RESIDUAL,
+    TRAINED,
     Coded,
     attach,
     each_config,
@@ -82,7 +84,7 @@ def test_calibration_data_is_refused_where_none_is_used_and_asked_for_where_it_i
 
 
 @each_config
-@pytest.mark.parametrize("second", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("second", [CONFIGS[name] for name in ("lora", "pissa", "eva", "hra")], ids=["lora", "pissa", "eva", "hra"])
 def test_a_second_attach_is_refused_and_says_what_to_do(make, second):
     model = attach(net(), make(r=2, target_names=["first"]))
     before = snapshot(model)
@@ -164,6 +166,8 @@ STEPS = {  # owner, name, which call of it fails
     "the first buffer": (nn.Module, "register_buffer", 1),
     "the first hook": (nn.Module, "register_forward_hook", 1),
     "the second hook": (nn.Module, "register_forward_hook", 2),
+    "the first hook in front": (nn.Module, "register_forward_pre_hook", 1),
+    "the second hook in front": (nn.Module, "register_forward_pre_hook", 2),
     "the first hook of calibration": (nn.Module, "register_forward_pre_hook", 1),
     "the second hook of calibration": (nn.Module, "register_forward_pre_hook", 2),
 }
@@ -173,7 +177,9 @@ NOT_TAKEN = {  # by the last word of a step, the methods that do without
     "decomposition": set(CONFIGS) - DECOMPOSES,
     "residual": set(CONFIGS) - set(RESIDUAL),
     "weight": set(CONFIGS) - set(RESIDUAL),
-    "parameters": {"lora_xs"},  # it has two
+    "parameters": {name for name, trained in TRAINED.items() if len(trained) == 1},
+    "hook": set(IN_FRONT),
+    "front": set(CONFIGS) - set(IN_FRONT),
     "buffer": set(CONFIGS) - {"delora", "lora_xs"},
     "calibration": set(CONFIGS) - set(FROM_DATA),
 }
@@ -207,16 +213,24 @@ def test_failing_midway_leaves_no_trace(monkeypatch, variant, step, error):
 @each_config
 def test_a_quantised_weight_is_refused_where_the_method_reads_it(make):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5), Coded(5, 4, torch.int8))
+    model = nn.Sequential(nn.Linear(6, 8), Coded(8, 4, torch.int8))
     before = snapshot(model)
-    if make in (lite.LoRAConfig, lite.EVAConfig):
+    if not make.variant.reads_weight:
         attach(model, make(r=2))
         assert snapshot(lite.detach(model)) == before
         return
     with pytest.raises(
-        ValueError, match=r"on 1: .* dense floating-point \(4, 5\) matrix, but it is torch.int8 \(4, 5\); dequantise"
+        ValueError, match=r"on 1: .* dense floating-point \(4, 8\) matrix, but it is torch.int8 \(4, 8\); dequantise"
     ):
         attach(model, make(r=2))
+    assert snapshot(model) == before
+
+
+def test_a_group_that_does_not_fit_is_refused():
+    model = net()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="road on first: group_size 64 has to divide d_out, which is 8; set group_size or exclude"):
+        lite.attach(model, lite.RoadConfig())
     assert snapshot(model) == before
 
 
@@ -225,6 +239,6 @@ def test_a_weight_of_another_shape_than_the_layer_says_is_refused(make):
     model = nn.Sequential(nn.Linear(6, 5))
     model[0].out_features = 7
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"on 0: .*\(7, 6\).*\(5, 6\)"):
+    with pytest.raises(ValueError, match=r"on 0: in_features and out_features say \(7, 6\), the weight is \(5, 6\); exclude it"):
         attach(model, make(r=2))
     assert snapshot(model) == before

@@ -85,7 +85,7 @@ def test_flattened_tokens_are_masked_and_pooled_ones_kept(make):
     twins = nn.ModuleDict({name: nn.Linear(5, 1) for name in ("flat", "pooled")})
     twins.forward = lambda flat, pooled: (twins.flat(flat), twins.pooled(pooled))
     expected = statistics(
-        twins, make(r=2) if make is lite.EVAConfig else make(r=1), [(calls["flat"][MASK.flatten().bool()], calls["pooled"])]
+        twins, make(r=2) if make.config is lite.EVAConfig else make(r=1), [(calls["flat"][MASK.flatten().bool()], calls["pooled"])]
     )
     assert same({name: kept[name] for name in expected}, expected)
     assert calls["pooled"].shape == (4, 5)

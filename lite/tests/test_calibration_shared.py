@@ -24,6 +24,9 @@ class Heads(nn.Module):
         """x (…, 6) → (…, 12)."""
         how = self.how[self.batches % len(self.how)]
         self.batches += 1
+        if how == "k first":
+            k, q = self.k(x), self.q(x)
+            return torch.cat([q, k, self.v(x)], -1)
         q = self.q(x)
         if how == "in place":
             x.mul_(2)
@@ -55,9 +58,9 @@ def test_sharers_have_one_accumulator_that_counts_each_token_once(make):
 
 @each_from_data
 def test_sharers_start_as_each_would_alone(make):
-    model = lite.attach(Heads(), make(r=2, **({"rho": 1} if make is lite.EVAConfig else {})), fresh())
+    model = lite.attach(Heads(), make(r=2, rho=1), fresh())
     for name in "qkv":
-        options = {"rho": 1} if make is lite.EVAConfig else {}
+        options = {"rho": 1} if make.config is lite.EVAConfig else {}
         alone = lite.attach(Heads(), make(r=2, target_names=[name], **options), fresh())
         assert torch.equal(getattr(model, name).lora_A, getattr(alone, name).lora_A)
         assert torch.equal(getattr(model, name).lora_B, getattr(alone, name).lora_B)
@@ -81,12 +84,11 @@ def test_two_configs_do_not_share():
 
 
 @each_from_data
-def test_sharing_that_ends_is_a_clear_error(make):
-    model = Heads("same", "copy")
+@pytest.mark.parametrize("how", ["copy", "k first"])
+def test_sharing_that_ends_is_a_clear_error(make, how):
+    model = Heads("same", how)
     before = snapshot(model)
-    with pytest.raises(
-        ValueError, match="k and q received one tensor in the first batch, but not later; attach them by two configs"
-    ):
+    with pytest.raises(ValueError, match=r"batch 2: k shared its input with q before, .* was called first; attach them by two"):
         lite.attach(model, make(r=2), fresh())
     model.batches = 0
     assert snapshot(model) == before
@@ -98,6 +100,14 @@ def test_sharing_that_begins_later_is_none(make):
     kept = statistics(Heads("copy", "same"), make(r=2), fresh())
     assert kept["q"] is not kept["k"]
     assert kept["q"] is kept["v"]
+    alone = statistics(Alone(), make(r=2), fresh())["q"]
+    assert same({"q": kept["q"], "k": kept["k"]}, {"q": alone, "k": alone})
+
+
+@each_from_data
+def test_who_keeps_an_account_of_its_own_does_not_part_others_that_share(make):
+    kept = statistics(Heads("copy", "k first"), make(r=2), fresh())
+    assert kept["q"] is kept["v"] is not kept["k"]
     alone = statistics(Alone(), make(r=2), fresh())["q"]
     assert same({"q": kept["q"], "k": kept["k"]}, {"q": alone, "k": alone})
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import lite
+from lite.tests.formulas import formula
 from lite.tests.toys import (
     CONFIGS,
     adapted,
@@ -15,7 +16,6 @@ from lite.tests.toys import (
     attach,
     bits,
     each_config,
-    formula,
     inputs,
     net,
     snapshot,
@@ -24,7 +24,10 @@ from lite.tests.toys import (
 )
 
 TWO = [lite.DoRAConfig(r=2, target_names=["first"]), lite.PiSSAConfig(r=3, target_names=["last"])]
-each_attachment = pytest.mark.parametrize("configs", [*(make(r=2) for make in CONFIGS.values()), TWO], ids=[*CONFIGS, "two"])
+IN_FRONT = [lite.IA3FFConfig(target_names=["first"]), lite.HRAConfig(r=2, target_names=["last"])]
+each_attachment = pytest.mark.parametrize(
+    "configs", [*(make(r=2) for make in CONFIGS.values()), TWO, IN_FRONT], ids=[*CONFIGS, "two", "two in front"]
+)
 
 
 def pickled(model):
@@ -140,7 +143,7 @@ def test_a_state_dict_goes_into_another_adapted_model(configs):
 @each_config
 def test_the_base_loads_into_a_plain_model_again(make):
     model = adapted(make(r=2))
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*lora_A"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*lora_"):
         net().load_state_dict(model.state_dict())
     net().load_state_dict(lite.detach(model).state_dict(), strict=True)
 

@@ -83,22 +83,44 @@ def test_damping_is_doubled_until_the_inverse_holds():
     kept = Covariance(lite.CorDAConfig(), as_layer("", linear()))
     kept.update(few)
     C, eye = covariance([few]), np.eye(6)
-    damped, inverse = (t.numpy() for t in kept.damped(tiny))
+    damped = kept.damped(tiny).numpy()
     added = np.diag(damped - C).mean()
     assert np.abs(damped - C - added * eye).max() < 1e-15
     doublings = np.log2(added / np.diag(C).mean() / tiny)
     assert abs(doublings - round(doublings)) < 0.01
     assert 40 < doublings < 70
-    assert np.linalg.norm(damped @ inverse - eye) < 0.05
+    assert np.linalg.norm(damped @ np.linalg.inv(damped) - eye) < 0.05
     too_little = C + added / 16 * eye
     assert np.linalg.norm(too_little @ np.linalg.inv(too_little) - eye) > 0.05
-    close(kept.damped(0.01)[0], C + 0.01 * np.diag(C).mean() * eye)
+    close(kept.damped(0.01), C + 0.01 * np.diag(C).mean() * eye)
     assert lite.attach(linear(), lite.CorDAConfig(r=2, damp=tiny), [few]).lora_A.isfinite().all()
+
+
+def test_damping_that_overflows_ends():
+    layer = linear()
+    before = snapshot(layer)
+    with pytest.raises(
+        ValueError, match=r"corda on the model itself: no start .* damped covariance overflows float64 at damp = 1\.7e"
+    ):
+        lite.attach(layer, lite.CorDAConfig(r=2, damp=1.7e308), [100 * CALLS[0].abs() - 99 * CALLS[0].abs().max()])
+    assert snapshot(layer) == before
+
+
+def test_an_input_that_overflows_beside_its_largest_entry_is_refused():
+    layer = linear()
+    before = snapshot(layer)
+    x = torch.full((3, 6), -1e200, dtype=torch.float64)
+    x[0, 0] = 1e-2
+    with pytest.raises(ValueError, match=r"batch 2: .*values up to 1e\+200, divided by the largest, 0\.01, overflow when squared"):
+        lite.attach(layer, lite.CorDAConfig(r=2), [CALLS[0], x])
+    assert snapshot(layer) == before
 
 
 def test_an_input_without_a_largest_entry_is_refused():
     layer = linear()
     before = snapshot(layer)
-    with pytest.raises(ValueError, match="the largest entry of a call's input is 0, so that CorDA cannot scale it"):
+    with pytest.raises(
+        ValueError, match="batch 2: the model itself: the largest entry of a call's input is 0, so that CorDA cannot scale it"
+    ):
         lite.attach(layer, lite.CorDAConfig(r=2), [CALLS[0], -CALLS[0].abs() * (torch.arange(6) > 0)])
     assert snapshot(layer) == before

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import attach, each_config, inputs, trained
+from lite.tests.toys import DROPPING, attach, each, each_config, inputs, trained
 
 
 def layer_of(config):
@@ -18,13 +18,13 @@ def run(layer, seed=0):
     return layer(inputs(5, 6))
 
 
-@each_config
+@each(*DROPPING)
 def test_in_eval_mode_nothing_is_dropped(make):
     with_dropout, without = layer_of(make(r=2, dropout=0.9)).eval(), layer_of(make(r=2)).eval()
     assert torch.equal(run(with_dropout, 0), run(without, 1))
 
 
-@each_config
+@each(*DROPPING)
 def test_in_train_mode_the_draw_decides(make):
     layer = layer_of(make(r=2, dropout=0.5)).train()
     assert torch.equal(run(layer, 0), run(layer, 0))
@@ -46,7 +46,7 @@ def test_without_dropout_or_training_nothing_is_drawn(make):
         assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
 
 
-@each_config
+@each(*DROPPING)
 def test_the_mode_is_the_layers_own(make):
     layer = layer_of(make(r=2, dropout=0.5))
     model = nn.Sequential(layer).train()
@@ -57,7 +57,7 @@ def test_the_mode_is_the_layers_own(make):
     assert not torch.equal(run(model, 0), run(model, 1))
 
 
-@each_config
+@each(*DROPPING)
 def test_dropping_nearly_everything_leaves_the_base(make):
     layer = layer_of(make(r=2, dropout=1 - 1e-9)).train()
     torch.testing.assert_close(run(layer), nn.functional.linear(inputs(5, 6), layer.weight, layer.bias))
@@ -79,7 +79,7 @@ def test_what_is_kept_is_scaled_up(dropout):
     assert abs(kept.float().mean() - (1 - dropout)) < 0.03
 
 
-@each_config
+@each(*DROPPING)
 def test_a_full_dropout_average_is_the_output_without(make):
     layer, x = layer_of(make(r=2, dropout=0.5)), inputs(1, 6)
     torch.manual_seed(0)

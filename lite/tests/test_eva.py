@@ -163,3 +163,11 @@ def test_just_enough_tokens_are_enough():
 def test_a_rank_above_the_input_is_refused():
     with pytest.raises(ValueError, match="eva on narrow: r = 5, but an input of size 4 has only 4 principal directions"):
         lite.attach(Two(), lite.EVAConfig(r=5), data())
+
+
+def test_an_input_that_overflows_is_refused():
+    model = Two()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"batch 1: wide: values up to .*e\+200 overflow when squared"):
+        lite.attach(model, lite.EVAConfig(r=2), [1e200 * batch for batch in data()])
+    assert snapshot(model) == before

@@ -3,23 +3,46 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 import lite
+from lite.layers import as_layer
 from lite.tests.files import content
 from lite.tests.test_forward import KINDS
-from lite.tests.toys import CONFIGS, EXACT, RESIDUAL, all_bits, attach, bits, each, each_config, inputs, net, snapshot, trained
+from lite.tests.toys import (
+    CONFIGS,
+    EXACT,
+    FROM_DATA,
+    IN_FRONT,
+    RESIDUAL,
+    TRAINED,
+    all_bits,
+    attach,
+    bits,
+    each,
+    each_config,
+    inputs,
+    net,
+    snapshot,
+    trainable,
+    trained,
+)
 
 NEAR = [name for name in CONFIGS if name not in EXACT]
-PAIRS = [(one, other) for one in CONFIGS for other in CONFIGS if one != other and (one in NEAR or other in NEAR)]
+PAIRS = [(one, other) for i, one in enumerate(CONFIGS) for j, other in enumerate(CONFIGS) if (j - i) % len(CONFIGS) in (1, 4, 5)]
 each_pair = pytest.mark.parametrize(("one", "other"), PAIRS)
 
 
 def test_the_tables_name_every_method():
-    assert {name: variant.config for name, variant in lite.VARIANTS.items()} == CONFIGS
+    assert {name: variant.config for name, variant in lite.VARIANTS.items()} == {
+        name: make.config for name, make in CONFIGS.items()
+    }
     assert {name for name, variant in lite.VARIANTS.items() if variant.residual} == set(RESIDUAL)
     exported = {value for name, value in vars(lite).items() if name.endswith("Config")} - {lite.Config}
-    assert exported == set(CONFIGS.values())
+    assert exported == {make.config for make in CONFIGS.values()}
+    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics} == set(FROM_DATA)
+    assert {name for name, variant in lite.VARIANTS.items() if variant.adapt_input} == set(IN_FRONT)
+    layer = as_layer("", nn.Linear(6, 4))
+    assert {name: tuple(make.variant.parameters(make(), layer)) for name, make in CONFIGS.items()} == TRAINED
 
 
 @each(*NEAR)
@@ -29,11 +52,13 @@ def test_a_start_that_is_no_exact_identity_is_one_up_to_rounding(make, build, dt
     torch.manual_seed(0)
     layer, x = build().to(dtype), inputs(30, 6, dtype=dtype)
     y = layer(x).double()
-    attach(layer, make(r=2, **({"lora_bias": True} if hasattr(make(), "lora_bias") else {})), [x])
+    attach(layer, make(r=4, lora_bias=True), [x])
     change = (layer(x).double() - y).norm() / y.norm()
-    small = 1e-4 if make is lite.LoRAXSConfig else 0
+    small = 1e-4 if make.config is lite.LoRAXSConfig else 0
     assert change <= small + 20 * torch.finfo(dtype).eps
-    assert change > 0 or (dtype is torch.bfloat16 and make is lite.LoRAXSConfig)  # too small for it
+    assert (
+        change > 0 or make.config is lite.HRAConfig or (dtype is torch.bfloat16 and small)
+    )  # two reflections may cancel, R be too small
 
 
 class Tied(nn.Module):
@@ -42,15 +67,20 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.tokens, self.body, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9, bias=False)
+        self.tokens, self.up, self.down, self.head = (
+            nn.Embedding(8, 6),
+            nn.Linear(6, 4),
+            nn.Linear(4, 6),
+            nn.Linear(6, 8, bias=False),
+        )
         self.head.weight = self.tokens.weight
 
     def forward(self, x):
-        """x (…,) of tokens → (…, 9)."""
-        return self.head(self.body(self.tokens(x)))
+        """x (…,) of tokens → (…, 8)."""
+        return self.head(self.down(self.up(self.tokens(x))))
 
 
-TOKENS = torch.arange(9).repeat(4)
+TOKENS = torch.arange(8).repeat(4)
 
 
 @each_config
@@ -59,7 +89,7 @@ def test_a_tied_embedding_is_left_alone_and_the_tie_is_back_after_detach(make, f
     model = Tied()
     model.tokens.weight.requires_grad_(not frozen)
     before, vectors, y = snapshot(model), bits(model.tokens(TOKENS)), model(TOKENS)
-    attach(model, make(r=2), [TOKENS])
+    attach(model, make(r=2, group_size=2), [TOKENS])
     assert bits(model.tokens(TOKENS)) == vectors
     assert (model(TOKENS) - y).norm() < 1e-3 * y.norm()
     trained(model)(TOKENS).square().sum().backward()
@@ -76,7 +106,7 @@ def test_a_tied_embedding_is_left_alone_and_the_tie_is_back_after_detach(make, f
 
 @each_config
 def test_a_tie_survives_a_cast_in_between(make):
-    model = attach(Tied(), make(r=2), [TOKENS]).double()
+    model = attach(Tied(), make(r=2, group_size=2), [TOKENS]).double()
     lite.detach(model)
     assert model.head.weight is model.tokens.weight
     assert all_bits(model) == all_bits(Tied().double())
@@ -86,16 +116,18 @@ def test_a_tie_survives_a_cast_in_between(make):
 def test_two_layers_with_one_weight_have_adapters_of_their_own_and_share_it_again(make, tmp_path):
     def build():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
         model[1].weight = model[0].weight
         return model
 
-    model, config = build(), make(r=2, **({"rho": 1} if make is lite.EVAConfig else {}))
-    before, y = snapshot(model), model(inputs())
+    model, config = build(), make(r=2, rho=1)
+    before, x = snapshot(model), inputs(3, 8)
+    y = model(x)
     attach(model, config)
-    assert (model(inputs()) - y).norm() < 1e-3 * y.norm()
+    assert (model(x) - y).norm() < 1e-3 * y.norm()
     trained(model)
-    assert not torch.equal(model[0].lora_A, model[1].lora_A) or make in (lite.PiSSAConfig, lite.OLoRAConfig, lite.LoRAXSConfig)
+    assert trainable(model[0]).keys() == trainable(model[1]).keys()
+    assert not any(torch.equal(p, trainable(model[1])[name]) for name, p in trainable(model[0]).items())
     lite.save(model, tmp_path / "file")
     assert all_bits(lite.load(build(), tmp_path / "file")) == all_bits(model)
     assert snapshot(lite.detach(model)) == before
@@ -135,94 +167,8 @@ def test_another_base_is_refused(make, start, flipped, tmp_path):
     assert snapshot(model) == before
 
 
-@each(*RESIDUAL)
-def test_the_plain_weight_is_the_base_and_the_residual_is_not(make, tmp_path):
-    model = trained(attach(net(), make(r=2)))
-    lite.save(model, tmp_path / "file")
-    cropped = net()
-    for name in ("first", "last"):
-        cropped.get_submodule(name).weight.data = model.get_submodule(name).weight.detach().clone()
-    with pytest.raises(ValueError, match="another base: first"):
-        lite.load(cropped, tmp_path / "file")
-
-
-@each(*RESIDUAL)
-@pytest.mark.parametrize("step", ["replace_weight", "without"])
-def test_a_load_that_breaks_off_leaves_a_plain_model_plain(make, step, monkeypatch, tmp_path):
-    lite.save(trained(attach(net(), make(r=2))), tmp_path / "file")
-    model, calls = net(), []
-    before = snapshot(model)
-
-    def failing(*args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise MemoryError("planted")
-        return real(*args)
-
-    place = "lite.runtime.replace_weight" if step == "replace_weight" else "lite.variants.pissa.without"
-    real = {"replace_weight": lite.runtime.replace_weight, "without": lite.variants.pissa.without}[step]
-    monkeypatch.setattr(place, failing)
-    with pytest.raises(MemoryError, match="planted"):
-        lite.load(model, tmp_path / "file")
-    assert snapshot(model) == before
-
-
-@each(*RESIDUAL)
-def test_a_weight_that_is_no_parameter_is_refused_where_it_is_replaced(make):
-    layer = nn.Linear(6, 5)
-    weight = layer.weight.detach()
-    del layer.weight
-    layer.weight = weight
-    with pytest.raises(ValueError, match="the method replaces the weight, which is no parameter of the layer here; exclude it"):
-        attach(layer, make(r=2), [inputs(30, 6)])
-    assert layer.weight is weight
-
-
-@each(*RESIDUAL)
-def test_the_residual_takes_no_gradient_and_the_original_is_kept_as_it_was(make):
-    model = net()
-    weight = model.first.weight
-    original = bits(weight)
-    attach(model, make(r=2))
-    trained(model)(inputs()).square().sum().backward()
-    assert model.first.weight is not weight
-    assert not model.first.weight.requires_grad
-    assert model.first.weight.grad is None
-    assert bits(weight) == original
-    assert model.first.weight.is_contiguous()
-    torch.testing.assert_close(
-        functional.linear(inputs(), model.first.weight), inputs() @ model.first.weight.T.contiguous(), rtol=1e-5, atol=1e-5
-    )
-    assert lite.detach(model).first.weight is weight
-
-
-@each(*RESIDUAL)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_state_dict_of_another_start_is_not_saved_as_if_it_were_of_this_one(make, dtype, tmp_path):
-    def started(seed):
-        model, config = net().to(dtype), make(r=2, **({"niter": 1} if make is lite.PiSSAConfig else {}))
-        if make is lite.OLoRAConfig:  # neither draws nor data: another base
-            nn.init.normal_(model.first.weight, generator=torch.Generator().manual_seed(seed))
-        torch.manual_seed(seed)
-        return attach(model, config, [inputs(30, 6, seed=seed, dtype=dtype)])
-
-    model, other = trained(started(1)), started(2)
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(inputs(dtype=dtype)), model(inputs(dtype=dtype)))
-    before = snapshot(other)
-    with pytest.raises(RuntimeError, match=r"first: the weight is not what attach left of it.*was a state dict"):
-        lite.save(other, tmp_path / "file")
-    assert snapshot(other) == before
-    assert list(tmp_path.iterdir()) == []
-    lite.save(model, tmp_path / "file")
-    if make is not lite.OLoRAConfig:
-        assert all_bits(lite.load(started(3), tmp_path / "file")) == all_bits(model)
-        lite.save(lite.load(other, tmp_path / "file"), tmp_path / "again")
-        assert content(tmp_path / "again") == content(tmp_path / "file")
-
-
-@pytest.mark.parametrize("make", [make for make in CONFIGS.values() if hasattr(make(), "lora_bias")])
+@each(*(name for name, make in CONFIGS.items() if "lora_bias" in make.options))
 def test_a_bias_of_b_starts_at_zero(make):
     bias = attach(net(), make(r=2, lora_bias=True)).first.lora_b
     assert bias.requires_grad
-    assert bits(bias) == bits(torch.zeros(5))
+    assert bits(bias) == bits(torch.zeros(8))

@@ -1,12 +1,15 @@
 """The hook on every kind of linear-like layer, call and dtype; the result is the paper's formula."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import lite
-from lite.tests.toys import Coded, OtherLinear, attach, each, each_config, formula, inputs, trained
+from lite.tests.formulas import formula
+from lite.tests.toys import CONFIGS, SCALED, Coded, OtherLinear, attach, each, each_config, inputs, trainable, trained
 
 
 def conv1d() -> nn.Module:
@@ -48,7 +51,7 @@ def test_the_output_is_the_formulas(build, keyword, make):
     torch.testing.assert_close(layer(x), formula(config, as_linear(layer), x), rtol=1e-12, atol=1e-12)
 
 
-@each("lora", "dora", "pissa", "olora", "eva", "corda")
+@each(*SCALED)
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha/r", "alpha/√r"])
 def test_alpha_is_divided_by_r_or_its_root(make, rslora):
     config, x = make(r=3, alpha=5.5, rslora=rslora), inputs(7, 6, dtype=torch.float64)
@@ -56,13 +59,25 @@ def test_alpha_is_divided_by_r_or_its_root(make, rslora):
     torch.testing.assert_close(layer(x), formula(config, layer, x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("group_size", [2, 4, 8], ids=str)
+@pytest.mark.parametrize("road_variant", ["road_1", "road_2", "road_4"])
+def test_roads_groups_and_angles_are_the_formulas(road_variant, group_size):
+    config = lite.RoadConfig(road_variant=road_variant, group_size=group_size)
+    layer, x = nn.Linear(6, 16).double(), inputs(7, 6, dtype=torch.float64)
+    y = layer(x)
+    assert torch.equal(lite.attach(layer, config)(x), y)
+    trained(layer)
+    torch.testing.assert_close(layer(x), formula(config, layer, x), rtol=1e-12, atol=1e-12)
+
+
 @each_config
 @each_kind
 def test_a_call_by_keyword_is_a_call(build, keyword, make):
     x = inputs(2, 3, 6, dtype=torch.float64)
-    plain, layer = layer_of(build, lite.LoRAConfig()), layer_of(build, make(r=3))
-    assert torch.equal(layer(**{keyword: x}), layer(x))
-    assert not torch.equal(layer(x), lite.detach(plain)(x))
+    layer = layer_of(build, make(r=3))
+    y = layer(x)
+    assert torch.equal(layer(**{keyword: x}), y)
+    assert not torch.equal(lite.detach(layer)(**{keyword: x}), y)
 
 
 @each_config
@@ -98,6 +113,14 @@ def test_adapters_compute_in_their_dtype_and_answer_in_the_bases(make, base, ada
     assert {p.grad.dtype for p in layer.parameters() if p.requires_grad} == {adapter}
 
 
+@each_config
+@pytest.mark.parametrize(("base", "adapter"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)], ids=str)
+def test_a_wider_adapter_adds_no_more_than_the_bases_rounding(make, base, adapter):
+    layer, x = layer_of(lambda: nn.Linear(6, 4), make(r=2, dtype=adapter), base), inputs(7, 6, dtype=base)
+    expected = copy.deepcopy(layer).double()(x.double())
+    assert (layer(x).double() - expected).norm() < 4 * torch.finfo(base).eps * expected.norm()
+
+
 def test_a_wider_adapter_keeps_what_the_base_dtype_would_lose():
     layer, x = nn.Linear(6, 4).bfloat16(), inputs(7, 6, dtype=torch.bfloat16)
     lite.attach(layer, lite.LoRAConfig(r=2, dtype=torch.float32))
@@ -119,22 +142,31 @@ def test_autocast_decides_the_dtype_of_the_output(make):
 
 
 @pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn], ids=str)
+@each(*(name for name, make in CONFIGS.items() if not make.variant.reads_weight))
+def test_a_quantised_layer_is_adapted_by_methods_that_do_not_read_its_weight(make, codes):
+    torch.manual_seed(0)
+    layer, x = Coded(6, 4, codes), inputs(7, 6)
+    y = layer(x)
+    trained(attach(layer, make(r=2)))
+    assert {parameter.dtype for parameter in trainable(layer).values()} == {torch.float32}
+    assert not torch.equal(layer(x), y)
+    layer(x).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in trainable(layer).values())
+    assert torch.equal(lite.detach(layer)(x), y)
+
+
+@pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn], ids=str)
 def test_lora_needs_no_more_than_the_outputs_of_a_quantised_layer(codes):
     torch.manual_seed(0)
     layer, x = Coded(6, 4, codes), inputs(7, 6)
     y = layer(x)
     lite.attach(layer, lite.LoRAConfig(r=3, alpha=6))
-    assert {layer.lora_A.dtype, layer.lora_B.dtype} == {torch.float32}
     assert torch.equal(layer(x), y)
     trained(layer)
     torch.testing.assert_close(layer(x), y + 2 * x @ layer.lora_A.T @ layer.lora_B.T)
-    layer(x).square().sum().backward()
-    assert layer.lora_A.grad.any()
-    assert layer.lora_B.grad.any()
-    assert torch.equal(lite.detach(layer)(x), y)
 
 
 @each_config
 def test_a_dtype_without_arithmetic_is_refused(make):
-    with pytest.raises(ValueError, match=f"{make.__name__}: dtype .*float8_e4m3fn"):
+    with pytest.raises(ValueError, match=f"{make.config.__name__}: dtype .*float8_e4m3fn"):
         make(dtype=torch.float8_e4m3fn)

@@ -9,21 +9,33 @@ from torch.autograd import gradcheck
 
 import lite
 from lite.tests.test_forward import conv1d
-from lite.tests.toys import inputs, trainable, trained
+from lite.tests.toys import CONFIGS, DROPPING, inputs, trainable, trained
 
 # DoRA holds its norm constant, so that its gradients by A and B are not those of the function.
 BY = {
-    "lora": (lite.LoRAConfig, ["lora_A", "lora_B"]),
-    "dora": (lite.DoRAConfig, ["lora_m"]),
-    "delora": (lite.DeLoRAConfig, ["lora_A", "lora_B", "lora_lambda"]),
-    "lora_xs": (lite.LoRAXSConfig, ["lora_R"]),
-    "pissa": (partial(lite.PiSSAConfig, alpha=3, lora_bias=True), ["lora_A", "lora_B", "lora_b"]),
+    "lora": (CONFIGS["lora"], ["lora_A", "lora_B"]),
+    "dora": (CONFIGS["dora"], ["lora_m"]),
+    "delora": (CONFIGS["delora"], ["lora_A", "lora_B", "lora_lambda"]),
+    "lora_xs": (CONFIGS["lora_xs"], ["lora_R"]),
+    "pissa": (partial(CONFIGS["pissa"], alpha=3, lora_bias=True), ["lora_A", "lora_B", "lora_b"]),
+    "ia3": (CONFIGS["ia3"], ["lora_g"]),
+    "ia3_ff": (CONFIGS["ia3_ff"], ["lora_g"]),
+    "hra": (CONFIGS["hra"], ["lora_U"]),
+    "road_1": (CONFIGS["road"], ["lora_theta", "lora_alpha"]),
+    "road_2": (partial(CONFIGS["road"], road_variant="road_2"), ["lora_theta", "lora_alpha"]),
+    "road_4": (partial(CONFIGS["road"], road_variant="road_4", group_size=2), ["lora_theta", "lora_alpha"]),
 }
 BUILDS = {
     "Linear": lambda: nn.Linear(6, 4),
     "Linear without bias": lambda: nn.Linear(6, 4, bias=False),
     "Conv1D": conv1d,
 }
+CASES = [
+    pytest.param(make, names, dropout, build, id=f"{name}-{kind}-dropout={dropout}")
+    for name, (make, names) in BY.items()
+    for kind, build in BUILDS.items()
+    for dropout in ([0.0, 0.5] if name in DROPPING and kind == "Linear" else [0.0])
+]
 
 
 def layer_of(config, build=BUILDS["Linear"]):
@@ -31,17 +43,15 @@ def layer_of(config, build=BUILDS["Linear"]):
     return trained(lite.attach(build().double(), config))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-@pytest.mark.parametrize(("make", "names"), BY.values(), ids=BY)
-def test_gradients_are_those_of_finite_differences(make, names, build, dropout):
+@pytest.mark.parametrize(("make", "names", "dropout", "build"), CASES)
+def test_gradients_are_those_of_finite_differences(make, names, dropout, build):
     layer = layer_of(make(r=2, dropout=dropout), build).train()
 
     def output(x, *values):
         torch.manual_seed(5)  # the same elements dropped in every call
         return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
-    x = inputs(2, 2, 6, dtype=torch.float64).requires_grad_()
+    x = inputs(2, 6, dtype=torch.float64).requires_grad_()
     assert gradcheck(output, (x, *(getattr(layer, name) for name in names)))
 
 

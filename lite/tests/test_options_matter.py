@@ -6,13 +6,12 @@ import pytest
 import torch
 
 import lite
-from lite.tests.test_config import ALL, GOOD, values
-from lite.tests.toys import all_bits, attach, bits, inputs, net, trained
+from lite.tests.test_config import GOOD, values
+from lite.tests.toys import CONFIGS, all_bits, attach, bits, inputs, net, trained
 
-PLAIN = {"r": 2}
 UNEVEN = [inputs(60, 3, 6, seed=81) * torch.tensor([3.0, 1, 1, 1, 1, 1])]  # EVA shares out its ranks unevenly here
-# Refused on this model: it has no blocks, and no weight of it has so many components.
-REFUSED = {"layers": "matches no layer", "r": "has only"}
+FUNCTION_ONLY = {"alpha", "dropout", "rslora", "adjust_scaling_factors", "group_size"}
+OPTIONS = [(make, name) for make in CONFIGS.values() for name in make.options if values(GOOD, make.config, name)]
 
 
 def result(config):
@@ -26,27 +25,24 @@ def result(config):
 
 def own(make, name):
     """A good value that changes something here."""
-    return {"r": 3, "rho": 1}.get(name) or values(GOOD, make, name)[-1]
+    return {"r": 4, "rho": 1}.get(name) or values(GOOD, make.config, name)[-1]
 
 
-@pytest.mark.parametrize(("make", "name"), [pytest.param(make, f.name, id=f"{make.__name__}-{f.name}") for make, f in ALL])
+@pytest.mark.parametrize(("make", "name"), [pytest.param(m, n, id=f"{m.config.__name__}-{n}") for m, n in OPTIONS])
 def test_an_option_changes_something_or_is_refused(make, name):
     value = {"target_names": ("first",), "exclude_names": ("first",)}.get(name, own(make, name))
-    plain = make(**PLAIN)
+    plain = make(r=2)
     config = dataclasses.replace(plain, **{name: value})
     assert getattr(config, name) != getattr(plain, name)
     if name in ("layers", "target_roles"):
         with pytest.raises(ValueError, match="matches no layer"):
             attach(net(), config, UNEVEN)
         return
-    assert result(plain) == result(make(**PLAIN))
+    assert result(plain) == result(make(r=2))
     (start, output), (other_start, other_output) = result(plain), result(config)
     assert output != other_output
     if name not in FUNCTION_ONLY:
         assert start != other_start
-
-
-FUNCTION_ONLY = {"alpha", "dropout", "rslora", "adjust_scaling_factors"}
 
 
 @pytest.mark.parametrize("role", ["reader", "writer", "inner"])

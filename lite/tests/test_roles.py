@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lite
-from lite.tests.toys import EXACT, attach, each_config, snapshot, trained
+from lite.tests.toys import EXACT, attach, each_config, reached, snapshot, trained
 
 
 def bert() -> nn.Module:
@@ -86,11 +86,6 @@ MODELS = {
 each_model = pytest.mark.parametrize("known", MODELS.values(), ids=MODELS)
 
 
-def reached(model, config):
-    lite.attach(model, config)
-    return {name.removesuffix(".lora_A") for name, _ in model.named_parameters() if name.endswith(".lora_A")}
-
-
 @each_model
 @pytest.mark.parametrize("role", ["reader", "writer"])
 def test_a_role_selects_its_layers(known, role):
@@ -154,11 +149,11 @@ def test_a_transformer_is_adapted_and_restored(known, make):
     model = known.build().eval()
     before, y = snapshot(model), output(model)
     attach(model, make(r=2), [TOKENS])
-    if lite.variant.variant_of(make()).name in EXACT:
+    if make.variant.name in EXACT:
         assert torch.equal(output(model), y)
     assert (output(model) - y).norm() < 1e-3 * y.norm()
     moved = output(trained(model))
-    assert (moved - y).norm() > 1e-2 * y.norm()
+    assert (moved - y).norm() > 5e-3 * y.norm()
     moved.square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()] == []
     assert [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []

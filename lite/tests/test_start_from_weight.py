@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import lite
-from lite.tests.toys import RESIDUAL, all_bits, attach, bits, each, inputs
+from lite.tests.toys import RESIDUAL, all_bits, attach, bits, each, inputs, snapshot
 
 SCALES = {"alpha/r": {}, "alpha/√r": {"rslora": True}, "alpha = r": {"alpha": 3}}
 each_scale = pytest.mark.parametrize("options", SCALES.values(), ids=SCALES)
@@ -153,5 +153,17 @@ def test_a_rank_above_the_weights_is_refused_and_the_full_one_taken(make):
         attach(layer, make(r=8), data)
     assert all_bits(layer) == before
     W = weight(layer)
-    attach(layer, make(r=7, **({} if make is lite.LoRAXSConfig else {"alpha": 7})), data)
+    attach(layer, make(r=7, **({} if make.config is lite.LoRAXSConfig else {"alpha": 7})), data)
     close(product(layer), W)
+
+
+@each("pissa", "olora", "lora_xs", "corda")
+def test_a_weight_that_cannot_be_decomposed_is_named(make):
+    layer = linear()
+    nn.init.constant_(layer.weight[2:3], float("nan"))
+    before, data = snapshot(layer), [inputs(30, 9, dtype=torch.float64)]
+    with pytest.raises(
+        ValueError, match=f"^{make.variant.name} on the model itself: no start can be computed: the weight is not finite"
+    ):
+        attach(layer, make(r=2), data)
+    assert snapshot(layer) == before

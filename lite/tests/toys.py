@@ -1,6 +1,7 @@
-"""Small models, what can be seen of their state, and the methods' formulas in plain float64."""
+"""The methods, small models, and what can be seen of their state."""
 
 import collections
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,30 +12,69 @@ from torch.nn import functional
 
 import lite
 from lite.layers import linear_layers
+from lite.variant import variant_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """Makes configs of one method that fit the layers here: of some options it takes the ones that the method has."""
+
+    config: type[lite.Config]
+    fitting: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, **options: Any) -> lite.Config:
+        """A config; an odd r becomes the next even one where it has to be even."""
+        assert options.keys() <= {name for make in CONFIGS.values() for name in make.options}, options
+        own = self.fitting | {name: value for name, value in options.items() if name in self.options}
+        if self.config is lite.HRAConfig and "r" in own:
+            own["r"] += own["r"] % 2
+        return self.config(**own)
+
+    @property
+    def options(self) -> list[str]:
+        """What can be set."""
+        return [field.name for field in dataclasses.fields(self.config)]
+
+    @property
+    def variant(self) -> lite.Variant:
+        """The method."""
+        return variant_of(self())
+
 
 CONFIGS = {
-    "lora": lite.LoRAConfig,
-    "dora": lite.DoRAConfig,
-    "delora": lite.DeLoRAConfig,
-    "pissa": lite.PiSSAConfig,
-    "olora": lite.OLoRAConfig,
-    "lora_xs": lite.LoRAXSConfig,
-    "eva": lite.EVAConfig,
-    "corda": lite.CorDAConfig,
+    "lora": Make(lite.LoRAConfig),
+    "dora": Make(lite.DoRAConfig),
+    "delora": Make(lite.DeLoRAConfig),
+    "pissa": Make(lite.PiSSAConfig),
+    "olora": Make(lite.OLoRAConfig),
+    "lora_xs": Make(lite.LoRAXSConfig),
+    "eva": Make(lite.EVAConfig),
+    "corda": Make(lite.CorDAConfig),
+    "ia3": Make(lite.IA3Config),
+    "ia3_ff": Make(lite.IA3FFConfig),
+    "hra": Make(lite.HRAConfig),
+    "road": Make(lite.RoadConfig, {"group_size": 4}),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
     "delora": ("lora_A", "lora_B", "lora_lambda"),
     "lora_xs": ("lora_R",),
+    "ia3": ("lora_g",),
+    "ia3_ff": ("lora_g",),
+    "hra": ("lora_U",),
+    "road": ("lora_theta", "lora_alpha"),
 }
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
-EXACT = (*DRAWN, "eva")  # start as the model bit for bit
+EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road")  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
 FROM_DATA = ("eva", "corda")
+IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
+SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda")  # by alpha/r or alpha/√r
+DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)
 
 
 def each(*names: str) -> pytest.MarkDecorator:
-    """A test for some methods; it gets the config's class as `make`."""
+    """A test for some methods; it gets what makes their configs as `make`."""
     return pytest.mark.parametrize("make", [CONFIGS[name] for name in names], ids=names)
 
 
@@ -47,9 +87,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(6, 5)
-        self.norm = nn.LayerNorm(5)
-        self.last = nn.Linear(5, 4)
+        self.first = nn.Linear(6, 8)
+        self.norm = nn.LayerNorm(8)
+        self.last = nn.Linear(8, 4)
         self.register_buffer("scale", torch.tensor(1.5))
         self.norm.weight.requires_grad_(False)
         self.last.bias.requires_grad_(False)
@@ -115,17 +155,23 @@ def trained(model: nn.Module, seed: int = 2) -> nn.Module:
 def calibration(model: nn.Module) -> list[Tensor]:
     """Two batches for a model that takes what its first linear layer takes; their spectrum decays."""
     layer = next(linear_layers(model))
-    decay = 0.6 ** torch.arange(layer.d_in)
-    dtype = layer.weight.dtype if layer.weight.is_floating_point() else torch.float32
+    decay = 0.6 ** torch.arange(layer.d_in, dtype=torch.float64)
+    dtype = layer.weight.dtype if layer.is_dense else torch.float32
     return [(inputs(10, 2, layer.d_in, seed=seed) * decay).to(dtype) for seed in (11, 12)]
 
 
 def attach(model: nn.Module, configs: lite.Config | list[lite.Config], data: Any = None) -> nn.Module:
     """`lite.attach`, with data for the methods that start from it, and only then."""
     each = configs if isinstance(configs, list) else [configs]
-    if any(lite.variant.variant_of(config).statistics for config in each):
+    if any(variant_of(config).statistics for config in each):
         return lite.attach(model, configs, calibration_data=calibration(model) if data is None else data)
     return lite.attach(model, configs)
+
+
+def reached(model: nn.Module, config: lite.Config, data: Any = None) -> set[str]:
+    """The layers that own tensors of an adapter after `attach`."""
+    attach(model, config, data)
+    return {name.rpartition(".")[0] for name in model.state_dict() if name.rpartition(".")[2].startswith("lora_")}
 
 
 def adapted(configs: lite.Config | list[lite.Config]) -> nn.Module:
@@ -172,25 +218,3 @@ def _parts(module: nn.Module) -> Iterator[str]:
     for key, value in vars(module).items():
         if isinstance(value, dict):
             yield from [key] * len(value)
-
-
-def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
-    """What the method's paper says that the adapted layer computes, in float64."""
-    W, A, B = (t.detach().double() for t in (layer.weight, layer.lora_A, layer.lora_B))
-    bias = 0 if layer.bias is None else layer.bias.detach().double()
-    if isinstance(config, lite.DeLoRAConfig):
-        n = W.pow(2).sum(0).sqrt()
-        for a, b in zip(A, B.T, strict=True):
-            size = a.pow(2).sum().sqrt().clamp(min=1e-4) * b.pow(2).sum().sqrt().clamp(min=1e-4)
-            W = W + layer.lora_lambda.detach().double() / config.r * torch.outer(b, a * n) / size
-        return x.double() @ W.T + bias
-    if isinstance(config, lite.LoRAXSConfig):
-        s = 1 if config.alpha is None else config.alpha / config.r
-        return x.double() @ (W + s * B @ layer.lora_R.detach().double() @ A).T + bias
-    s = config.alpha / (config.r**0.5 if config.rslora else config.r)
-    W = W + s * B @ A
-    if isinstance(config, lite.DoRAConfig):
-        W = layer.lora_m.detach().double()[:, None] * W / W.pow(2).sum(1, keepdim=True).sqrt()
-    elif config.lora_bias:
-        bias = bias + s * layer.lora_b.detach().double()
-    return x.double() @ W.T + bias

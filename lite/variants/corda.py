@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lite.config import one_of, option, options, positive
-from lite.decomposition import rank_fits
+from lite.decomposition import decomposable, rank_fits
 from lite.layers import Layer
 from lite.variant import Variant, register
 from lite.variants import lora, pissa
@@ -50,29 +50,33 @@ class Covariance:
         self.sum = torch.zeros(layer.d_in, layer.d_in, dtype=torch.float64, device=layer.weight.device)
 
     def update(self, x: Tensor) -> None:
-        """Add one call's x (tokens, d_in); ValueError if its largest entry is zero, which nothing can be divided by."""
+        """Add one call's x (tokens, d_in); ValueError if its largest entry is zero, or so small that what is divided by it overflows."""
         x = x.to(self.sum)
         largest = x.max().abs()
         if largest == 0:
             raise ValueError("the largest entry of a call's input is 0, so that CorDA cannot scale it; leave such batches out")
         self.sum += (x / largest).T @ (x / largest)
         self.calls += 1
+        if not self.sum.diagonal().sum().isfinite():
+            raise ValueError(
+                f"values up to {float(x.abs().max()):g}, divided by the largest, {float(largest):g}, overflow when squared"
+            )
 
     def damped(self, damp: float) -> Tensor:
-        """C with enough added to its diagonal to be inverted."""
+        """C with enough added to its diagonal to be inverted; ValueError if it overflows first."""
         C = self.sum / self.calls
         eye = torch.eye(len(C), dtype=C.dtype, device=C.device)
-        while True:
-            fixed = C + damp * C.diagonal().mean() * eye
+        while (fixed := C + damp * C.diagonal().mean() * eye).isfinite().all():
             inverse, singular = torch.linalg.inv_ex(fixed)
             if not singular and torch.dist(fixed @ inverse, eye) < INVERSE_ERROR:
                 return fixed
             damp *= 2
+        raise ValueError(f"the damped covariance overflows float64 at damp = {damp:g}")
 
 
 def init(config: CorDAConfig, layer: Layer, covariance: Covariance) -> dict[str, Tensor]:
     C = covariance.damped(config.damp)
-    W = layer.weight.to(C)
+    W = decomposable(layer.weight).to(C)
     U, S, _ = torch.linalg.svd(W @ C, full_matrices=False)
     part = slice(config.r) if config.mode == "ipm" else slice(len(S) - config.r, None)
     U, S = U[:, part], S[part]

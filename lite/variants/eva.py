@@ -53,7 +53,7 @@ class Spread:
         self.components: tuple[Tensor, Tensor] | None = None
 
     def update(self, x: Tensor) -> None:
-        """Add x (tokens, d_in): Chan's update, which never subtracts large sums."""
+        """Add x (tokens, d_in): Chan's update, which never subtracts large sums; ValueError if they overflow."""
         x = x.to(self.scatter)
         count, mean = len(x), x.mean(dim=0)
         shift, total = mean - self.mean, self.count + len(x)
@@ -61,6 +61,8 @@ class Spread:
         self.scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * count / total)
         self.mean += shift * (count / total)
         self.count, self.components = total, None
+        if not self.scatter.diagonal().sum().isfinite():
+            raise ValueError(f"values up to {float(x.abs().max()):g} overflow when squared")
 
     def principal(self) -> tuple[Tensor, Tensor]:
         """Singular values of the centred inputs, largest first, and their directions (d_in, d_in) as rows, the largest entry of each positive."""

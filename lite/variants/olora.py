@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lite.config import options
-from lite.decomposition import rank_fits, wide
+from lite.decomposition import decomposable, rank_fits
 from lite.layers import Layer
 from lite.variant import Variant, register
 from lite.variants import lora, pissa
@@ -32,7 +32,7 @@ class OLoRAConfig(lora.BiasedConfig):
 
 
 def init(config: OLoRAConfig, layer: Layer) -> dict[str, Tensor]:
-    Q, R = torch.linalg.qr(wide(layer.weight))
+    Q, R = torch.linalg.qr(decomposable(layer.weight))
     return {"lora_A": R[: config.r], "lora_B": Q[:, : config.r], "lora_b": Q.new_zeros(layer.d_out)}
 
 

@@ -1,0 +1,59 @@
+"""What the methods' papers say that an adapted layer computes, in plain float64."""
+
+import torch
+from torch import Tensor, nn
+
+import lite
+
+
+def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
+    """The output of an adapted layer, from its base weight and the adapter's tensors."""
+    t = {name: value.detach().double() for name, value in layer.state_dict().items()}
+    W, b, x = t["weight"], t.get("bias", torch.zeros(1).double()), x.double()
+    match config:
+        case lite.IA3Config():
+            return t["lora_g"] * (x @ W.T + b)
+        case lite.IA3FFConfig():
+            return (t["lora_g"] * x) @ W.T + b
+        case lite.HRAConfig():
+            for u in t["lora_U"]:
+                W = W - 2 * torch.outer(W @ u, u) / (u @ u)
+            return x @ W.T + b
+        case lite.RoadConfig():
+            return (x @ W.T + b) @ turn(config, t["lora_theta"], t["lora_alpha"], len(W)).T
+        case lite.DeLoRAConfig():
+            n = W.pow(2).sum(0).sqrt()
+            for a, c in zip(t["lora_A"], t["lora_B"].T, strict=True):
+                size = a.pow(2).sum().sqrt().clamp(min=1e-4) * c.pow(2).sum().sqrt().clamp(min=1e-4)
+                W = W + t["lora_lambda"] / config.r * torch.outer(c, a * n) / size
+            return x @ W.T + b
+        case lite.LoRAXSConfig():
+            s = 1 if config.alpha is None else config.alpha / config.r
+            return x @ (W + s * t["lora_B"] @ t["lora_R"] @ t["lora_A"]).T + b
+    s = config.alpha / (config.r**0.5 if config.rslora else config.r)
+    W = W + s * t["lora_B"] @ t["lora_A"]
+    if isinstance(config, lite.DoRAConfig):
+        W = t["lora_m"][:, None] * W / W.pow(2).sum(1, keepdim=True).sqrt()
+    elif config.lora_bias:
+        b = b + s * t["lora_b"]
+    return x @ W.T + b
+
+
+def turn(config: lite.RoadConfig, theta: Tensor, alpha: Tensor, d_out: int) -> Tensor:
+    """RoAd's R (d_out, d_out), entry by entry."""
+    R, half = theta.new_zeros(d_out, d_out), config.group_size // 2
+    for pair in range(d_out // 2):
+        group, place = divmod(pair, half)
+        i = group * config.group_size + place
+        j = i + half
+        # Which angle and scale each of the four entries has.
+        ii, ij, ji, jj = {
+            "road_1": (pair, pair, pair, pair),
+            "road_2": (i, i, j, j),
+            "road_4": (i + group * 2 * half, i + group * 2 * half, j + group * 2 * half, j + group * 2 * half),
+        }[config.road_variant]
+        if config.road_variant == "road_4":  # the sines' come after the cosines'
+            ij, ji = ij + 2 * half, ji + 2 * half
+        R[i, i], R[i, j] = alpha[ii] * theta[ii].cos(), -alpha[ij] * theta[ij].sin()
+        R[j, i], R[j, j] = alpha[ji] * theta[ji].sin(), alpha[jj] * theta[jj].cos()
+    return R
