@@ -11,8 +11,8 @@ BUGS = (
         source="planted: a transpose",
         hidden_by="identity holds anyway",
         where="lite.variants.olora",
-        old="Q, R = torch.linalg.qr(wide(layer.weight))",
-        new="R, Q = (factor.T for factor in torch.linalg.qr(wide(layer.weight.T)))",
+        old="Q, R = torch.linalg.qr(decomposable(layer.weight))",
+        new="R, Q = (factor.T for factor in torch.linalg.qr(decomposable(layer.weight.T)))",
         red=frozenset({"?"}),
         message="lora_A",
     ),
@@ -24,8 +24,8 @@ BUGS = (
         source="peft",
         hidden_by="linear layers in tests",
         where="lite.variants.olora",
-        old="wide(layer.weight)",
-        new="wide(layer.module.weight.detach())",
+        old="decomposable(layer.weight)",
+        new="decomposable(layer.module.weight.detach())",
         red=frozenset({"?"}),
         message="conv1d",
     ),
@@ -63,9 +63,9 @@ BUGS = (
         source="planted: two methods mixed",
         hidden_by="identity holds anyway",
         where="lite.variants.olora",
-        old="""    Q, R = torch.linalg.qr(wide(layer.weight))
+        old="""    Q, R = torch.linalg.qr(decomposable(layer.weight))
 """,
-        new="""    Q, S, R = torch.linalg.svd(wide(layer.weight), full_matrices=False)
+        new="""    Q, S, R = torch.linalg.svd(decomposable(layer.weight), full_matrices=False)
     R = S[:, None] * R
 """,
         red=frozenset({"?"}),
@@ -108,7 +108,7 @@ BUGS = (
         hidden_by="alpha = r in tests",
         where="lite.variants.olora",
         old="residual=pissa.residual",
-        new='residual=lambda config, weight, t: (wide(weight) - wide(t["lora_B"]) @ wide(t["lora_A"])).to(weight.dtype)',
+        new='residual=lambda config, weight, t: (weight.double() - t["lora_B"].double() @ t["lora_A"].double()).to(weight.dtype)',
         red=frozenset({"?"}),
         message="output",
     ),
