@@ -49,6 +49,7 @@ def calibration(trial: Trial) -> None:
         return
     for options in dict.fromkeys(case.options for case in trial.suite.cases):
         _in_a_model(trial, trial.subject.lifecycle, stacked_case(options))
+    _in_a_model(trial, trial.subject.lifecycle, stacked_case().but(rank=1))  # a budget that does not reach every layer
     _masked_tokens(trial, trial.subject.lifecycle)
     _too_little(trial, trial.subject.lifecycle)
 
@@ -90,6 +91,9 @@ def _layer(trial: Trial, case: Case, name: str, plain: nn.Linear, live: nn.Modul
     own = case.but(d_in=plain.in_features, d_out=plain.out_features)
     begin = trial.formula.begin(own, plain.weight.detach(), data)
     state = {key: value.detach() for key, value in live.state_dict().items()} | {RESIDUAL: live.weight.detach()}  # type: ignore[operator]
+    if begin.inits["lora_A"].shape[0] == 0:
+        trial.expect("lora_A" not in state, f"{name}{_words(case)}", None, "an adapter", "none: it has no share of the budget")
+        return
     should = aligned(trial.formula, begin.decomposed, begin.decomposed)
     n, kappa = max(own.d_in, own.d_out), policy.ILL_CONDITIONED
     if "lora_A" not in state or state["lora_A"].shape != should["lora_A"].shape:
@@ -154,12 +158,13 @@ def _seen(model: Stacked, run: Any) -> Inputs:
 
 @contextmanager
 def _recording(model: Stacked, seen: Inputs) -> Iterator[None]:
-    def record(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen[name].append(args[0].detach().clone())
+    def record(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["input"]
+        seen[name].append(x.detach().clone())
 
     with ExitStack() as stack:
         for name, layer in model.layers():
-            stack.callback(layer.register_forward_pre_hook(partial(record, name)).remove)
+            stack.callback(layer.register_forward_pre_hook(partial(record, name), with_kwargs=True).remove)
         yield
 
 
@@ -173,4 +178,5 @@ def _without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _words(case: Case) -> str:
-    return "".join(f", {name}={value}" for name, value in case.options)
+    asked = case.options if case.rank == stacked_case().rank else (("r", case.rank), *case.options)
+    return "".join(f", {name}={value}" for name, value in asked)

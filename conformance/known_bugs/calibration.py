@@ -22,7 +22,7 @@ BUGS = (
         for weight, whole in kept:
             weight.copy_(whole)
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="receives",
     ),
     Bug(
@@ -42,7 +42,7 @@ BUGS = (
         for handle in handles:
             handle.remove()
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "failed attach"}),
         message="receives",
     ),
     Bug(
@@ -55,8 +55,8 @@ BUGS = (
         where="lite.calibration:_Masks.select",
         old="    return rows[keep]",
         new="    return rows",
-        red=frozenset({"?"}),
-        message="garbage",
+        red=frozenset({"calibration"}),
+        message="garbage in masked tokens",
     ),
     Bug(
         id="calib-labels-for-all",
@@ -68,7 +68,7 @@ BUGS = (
         where="lite.calibration:_Masks.select",
         old='name == "attention_mask" or uses_labels',
         new="True",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -89,7 +89,7 @@ BUGS = (
     for module, training in modes.items():
         module.training = training
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "failed attach"}),
         message="mode of",
     ),
     Bug(
@@ -102,7 +102,7 @@ BUGS = (
         where="lite.calibration:_eval_mode",
         old="module.training = training",
         new="module.training = True",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "detach", "failed attach"}),
         message="mode of",
     ),
     Bug(
@@ -116,7 +116,7 @@ BUGS = (
         old="""    model.eval()
 """,
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="receives",
     ),
     Bug(
@@ -129,7 +129,7 @@ BUGS = (
         where="lite.calibration:_hooks",
         old="stack.callback(handle.remove)",
         new="pass",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "detach", "failed attach"}),
         message="hooks of",
     ),
     Bug(
@@ -145,7 +145,7 @@ BUGS = (
         new="""            if batches == 1:
                 model(*arguments, **keywords)
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "failed attach"}),
         message="lora_A",
     ),
     Bug(
@@ -158,7 +158,7 @@ BUGS = (
         where="lite.calibration:calibrate",
         old="reader.layer.name: reader.statistics for reader in readers",
         new="reader.layer.name: next(r for r in readers if r.layer.d_in == reader.layer.d_in).statistics for reader in readers",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A of",
     ),
     Bug(
@@ -171,7 +171,7 @@ BUGS = (
         where="lite.calibration:Reader.read",
         old="if not torch.isfinite(rows).all():",
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="finite",
     ),
     Bug(
@@ -184,8 +184,8 @@ BUGS = (
         where="lite.calibration:_hooks",
         old="reader.read(args[0] if args else kwargs[reader.layer.input_name], calls, masks)",
         new="reader.read(args[0], calls, masks)",
-        red=frozenset({"?"}),
-        message="lora_A",
+        red=frozenset({"calibration"}),
+        message="IndexError",
     ),
     Bug(
         id="residual-not-saved",
@@ -196,8 +196,8 @@ BUGS = (
         hidden_by="reloads before training",
         where="lite.checkpoint:_values",
         old="for name, value in start.items()}",
-        new="for name, value in adapter.live().items() if start}",
-        red=frozenset({"?"}),
+        new="for name, value in {name: value.detach().clone() for name, value in adapter.live().items() if start}.items()}",
+        red=frozenset({"round trip"}),
         message="output",
     ),
     Bug(
@@ -213,7 +213,7 @@ BUGS = (
         new="""        commit(model, configs, planned, left_out)
         attached(model).starts.clear()
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"round trip"}),
         message="file after load and save",
     ),
     Bug(
@@ -230,12 +230,12 @@ BUGS = (
         for name, weight in attached(model).originals.items():
             model.get_submodule(name).weight = weight
 """,
-        red=frozenset({"?"}),
-        message="residual",
+        red=frozenset({"round trip"}),
+        message="not what attach left",
     ),
     Bug(
         id="residual-kept-on-reload",
-        variant="pissa",
+        variant="corda",
         description="a file loaded where its method is attached already leaves the residual of before",
         effect="the residual of one start with the part of another",
         source="planted: a reload",
@@ -243,8 +243,8 @@ BUGS = (
         where="lite.checkpoint:_replace",
         old="if residual is not None:",
         new="if False:",
-        red=frozenset({"?"}),
-        message="output",
+        red=frozenset({"round trip"}),
+        message="second.weight",
     ),
     Bug(
         id="load-old-checkpoint",
@@ -259,7 +259,7 @@ BUGS = (
         new="""            found = {key: handle.get_tensor(key).clone() for key in handle.keys()}
             return handle.metadata() or {}, {f"{key}.start": found[key] for key in found if not key.endswith(".start")} | found
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="missing tensor",
     ),
     Bug(
@@ -276,7 +276,7 @@ BUGS = (
         raise ValueError("pass calibration_data")
     _check_base(file, targeted, stored, there)
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"bad input", "round trip"}),
         message="calibration_data",
     ),
     Bug(
@@ -289,7 +289,7 @@ BUGS = (
         where="lite.checkpoint:save",
         old="fingerprint(a.layer, attachment.base_weight(a.layer))",
         new="fingerprint(a.layer, a.layer.weight)",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input", "round trip"}),
         message="another base",
     ),
     Bug(
@@ -304,7 +304,7 @@ BUGS = (
 """,
         new="""            pass
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"detach", "failed attach"}),
         message="value of first.weight",
     ),
     Bug(
@@ -319,7 +319,7 @@ BUGS = (
 """,
         new="""            module.weight = nn.Parameter(original.detach().clone())
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"detach", "failed attach"}),
         message="first.weight",
     ),
     Bug(
@@ -335,7 +335,7 @@ BUGS = (
         new="""            module.weight = nn.Parameter(original.detach(), requires_grad=False)
             attachment.requires_grad.clear()
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"detach", "failed attach"}),
         message="requires_grad of",
     ),
     Bug(
@@ -350,7 +350,7 @@ BUGS = (
 """,
         new="""    module.weight.data = residual
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"bad input", "detach", "failed attach", "round trip"}),
         message="value of first.weight",
     ),
     Bug(
@@ -363,7 +363,7 @@ BUGS = (
         where="lite.runtime:replace_weight",
         old="requires_grad=False",
         new="requires_grad=True",
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="trains",
     ),
     Bug(
@@ -380,7 +380,7 @@ BUGS = (
             del adapter.layer.module.lora_S
         for name in adapter.shapes:
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"detach", "failed attach"}),
         message="lora_S",
     ),
 )

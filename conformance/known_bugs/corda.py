@@ -16,7 +16,7 @@ BUGS = (
         new="""                values, vectors = torch.linalg.eigh(fixed)
                 return vectors * values.sqrt() @ vectors.T
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -34,7 +34,7 @@ BUGS = (
             made[adapter.layer.name].update(torch.eye(adapter.layer.d_in))
         return made
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="no data",
     ),
     Bug(
@@ -47,7 +47,7 @@ BUGS = (
         where="lite.variants.corda",
         old="slice(len(S) - config.r, None)",
         new="slice(config.r, 2 * config.r)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -60,7 +60,7 @@ BUGS = (
         where="lite.variants.corda",
         old='config.mode == "ipm"',
         new='config.mode == "kpm"',
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -73,7 +73,7 @@ BUGS = (
         where="lite.variants.corda",
         old="covariance.damped(config.damp)",
         new="covariance.damped(0.01)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "forward", "gradients", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -86,7 +86,7 @@ BUGS = (
         where="lite.variants.corda",
         old="damp * C.diagonal().mean() * eye",
         new="damp * C.diagonal().mean() * (eye + 1)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -99,7 +99,7 @@ BUGS = (
         where="lite.variants.corda",
         old="damp * C.diagonal().mean() * eye",
         new="damp * eye",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -112,7 +112,7 @@ BUGS = (
         where="lite.variants.corda",
         old="x.max().abs()",
         new="x.abs().max()",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -125,7 +125,7 @@ BUGS = (
         where="lite.variants.corda",
         old="self.sum / self.calls",
         new="self.sum / 256",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -138,7 +138,7 @@ BUGS = (
         where="lite.variants.corda",
         old="self.calls += 1",
         new="self.calls += len(x)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -151,7 +151,7 @@ BUGS = (
         where="lite.variants.corda",
         old="(x / largest).T @ (x / largest)",
         new="x.T @ x",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -166,7 +166,7 @@ BUGS = (
 """,
         new="""        x = x.to(self.sum) - x.to(self.sum).mean(dim=0)
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -180,7 +180,7 @@ BUGS = (
         old="self.statistics.update(rows)",
         new="""for part in rows.chunk(x.shape[0] if x.ndim > 2 else 1):
             self.statistics.update(part)""",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -193,7 +193,7 @@ BUGS = (
         where="lite.variants.corda",
         old="self.sum += (x / largest)",
         new="self.sum = self.calls * (x / largest).T @ (x / largest) + (x / largest)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -206,7 +206,7 @@ BUGS = (
         where="lite.variants.corda",
         old=".T @ W)",
         new=".T @ W @ C)",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "identity", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -220,7 +220,7 @@ BUGS = (
         old="""        fits=rank_fits,
 """,
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="a rank above the weight's",
     ),
     Bug(
@@ -234,8 +234,8 @@ BUGS = (
         old="""        residual=pissa.residual,
 """,
         new="",
-        red=frozenset({"?"}),
-        message="lora_A",
+        red=frozenset({"calibration", "forward", "gradients", "identity", "init", "shape sweep"}),
+        message="residual",
     ),
     Bug(
         id="corda-rslora-ignored",
@@ -247,7 +247,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "calibration", "dropout", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -260,7 +260,7 @@ BUGS = (
         where="lite.variants.corda",
         old='option("ipm",',
         new='option("kpm",',
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
 )

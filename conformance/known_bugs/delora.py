@@ -104,8 +104,22 @@ BUGS = (
         where="lite.variants.delora",
         old='if config.init == "kaiming":',
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"dead parameters", "init", "seed parity"}),
         message="lora_B",
+    ),
+    Bug(
+        id="delora-frozen-alias",
+        variant="delora",
+        description="the frozen copy of the start shares its storage with what is trained",
+        effect="the update stays zero, whatever is trained",
+        source="DeLoRA (author), on the CPU",
+        hidden_by="gradients are right, and nothing is trained in tests",
+        where="lite.variants.delora",
+        old="return y + F.linear(F.linear(x, scaled_A), B / norm_b)",
+        new="""update = F.linear(F.linear(x, scaled_A), B / norm_b)
+    return y + update - update.detach()""",
+        red=frozenset({"accuracy", "defaults", "dropout", "forward", "shape sweep"}),
+        message="output",
     ),
     Bug(
         id="delora-kaiming-fan",
@@ -117,7 +131,7 @@ BUGS = (
         where="lite.variants.delora",
         old="nn.init.kaiming_uniform_(B, a=math.sqrt(5))",
         new="nn.init.kaiming_uniform_(B.T, a=math.sqrt(5))",
-        red=frozenset({"?"}),
+        red=frozenset({"init", "seed parity"}),
         message="uniform within ±",
     ),
 )

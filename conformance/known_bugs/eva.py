@@ -16,7 +16,7 @@ BUGS = (
         new="""        parameters=lambda c, l: {name: shape for name, shape in lora.parameters(c, l).items() if name != "lora_A"},
         buffers=lambda c, l: {"lora_A": (c.r, l.d_in)},
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="trains lora_B",
     ),
     Bug(
@@ -29,7 +29,7 @@ BUGS = (
         where="lite.variants.eva",
         old="forward=lora.forward",
         new='forward=lambda c, l, t, x, y: lora.forward(c, l, {**t, "lora_A": t["lora_A"].detach()}, x, y)',
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "dead parameters", "dropout", "gradients", "shape sweep"}),
         message="grad.lora_A",
     ),
     Bug(
@@ -42,7 +42,7 @@ BUGS = (
         where="lite.variants.eva",
         old="torch.linalg.eigh(self.scatter)",
         new="torch.linalg.eigh(self.scatter + self.count * torch.outer(self.mean, self.mean))",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -57,7 +57,7 @@ BUGS = (
 """,
         new="""    alpha = config.alpha
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "calibration", "defaults", "dropout", "forward", "gradients", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -70,7 +70,7 @@ BUGS = (
         where="lite.variants.eva",
         old="config.adjust_scaling_factors and ",
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "calibration", "dropout", "forward", "gradients"}),
         message="output",
     ),
     Bug(
@@ -83,7 +83,7 @@ BUGS = (
         where="lite.variants.eva",
         old="round(config.rho * config.r)",
         new="round(2.0 * config.r)",
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="lora_A",
     ),
     Bug(
@@ -96,7 +96,7 @@ BUGS = (
         where="lite.variants.eva",
         old="taken.count(place)",
         new="config.r",
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="lora_A",
     ),
     Bug(
@@ -109,7 +109,7 @@ BUGS = (
         where="lite.variants.eva",
         old="(variance / variance.sum())",
         new="variance",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -122,7 +122,7 @@ BUGS = (
         where="lite.variants.eva",
         old="(variance / variance.sum())",
         new="(variance / variance[:asked].sum())",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -135,7 +135,7 @@ BUGS = (
         where="lite.variants.eva",
         old="values[: config.r, None].sqrt()",
         new="values[: config.r, None]",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -148,7 +148,7 @@ BUGS = (
         where="lite.variants.eva",
         old="if config.whiten:",
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -161,7 +161,7 @@ BUGS = (
         where="lite.calibration:Reader.read",
         old="if self.leader is not self or len(rows) == 0:",
         new="if len(rows) == 0:",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A of q",
     ),
     Bug(
@@ -174,7 +174,7 @@ BUGS = (
         where="lite.variants.eva",
         old="uses_label_mask = True",
         new="uses_label_mask = False",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -187,7 +187,7 @@ BUGS = (
         where="lite.variants.eva",
         old="directions * largest.sign()",
         new="directions",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -200,7 +200,7 @@ BUGS = (
         where="lite.variants.eva",
         old="self.mean += shift * (count / total)",
         new="self.mean += shift / 2 if self.count else shift",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -213,7 +213,7 @@ BUGS = (
         where="lite.variants.eva",
         old="+ torch.outer(shift, shift) * (self.count * count / total)",
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="lora_A",
     ),
     Bug(
@@ -226,7 +226,7 @@ BUGS = (
         where="lite.variants.eva",
         old="vectors.T.flip(0)",
         new="vectors.T",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "defaults", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -239,7 +239,7 @@ BUGS = (
         where="lite.variants.eva",
         old='"lora_B": A.new_zeros(layer.d_out, config.r)',
         new='"lora_B": torch.rand(layer.d_out, config.r) / 10',
-        red=frozenset({"?"}),
+        red=frozenset({"calibration", "dead parameters", "defaults", "identity", "init", "seed parity"}),
         message="output",
     ),
     Bug(
@@ -255,8 +255,8 @@ BUGS = (
 """,
         new="""    r = max(r, 1)
 """,
-        red=frozenset({"?"}),
-        message="no adapter",
+        red=frozenset({}),
+        message="an adapter",
     ),
     Bug(
         id="eva-few-tokens",
@@ -268,7 +268,7 @@ BUGS = (
         where="lite.variants.eva",
         old="if spread.count <= asked or there < config.r:",
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"calibration"}),
         message="tokens",
     ),
     Bug(
@@ -281,7 +281,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "calibration", "dropout", "forward", "gradients", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -294,7 +294,7 @@ BUGS = (
         where="lite.variants.eva",
         old="option(2.0, at_least_one)",
         new="option(1.0, at_least_one)",
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="lora_A",
     ),
 )

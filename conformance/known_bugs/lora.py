@@ -161,7 +161,7 @@ BUGS = (
         where="lite.variants.lora",
         old='s * t["lora_b"]',
         new='t["lora_b"]',
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients"}),
         message="grad.lora_b",
     ),
     Bug(
@@ -177,7 +177,7 @@ BUGS = (
         new="""        parameters=lambda c, l: {name: shape for name, shape in parameters(c, l).items() if name != "lora_b"},
         buffers=lambda c, l: {"lora_b": (l.d_out,)} if c.lora_bias else {},
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="trains lora_A, lora_B",
     ),
     Bug(
@@ -190,7 +190,7 @@ BUGS = (
         where="lite.variants.lora",
         old='"lora_b": torch.zeros(layer.d_out)',
         new='"lora_b": torch.randn(layer.d_out)',
-        red=frozenset({"?"}),
+        red=frozenset({"identity", "init", "seed parity"}),
         message="bit for bit",
     ),
     Bug(
@@ -203,7 +203,7 @@ BUGS = (
         where="lite.variants.lora",
         old="@ Q[1::2] / 10",
         new="@ Q[0::2] / 10",
-        red=frozenset({"?"}),
+        red=frozenset({"identity", "seed parity"}),
         message="output",
     ),
     Bug(
@@ -216,7 +216,7 @@ BUGS = (
         where="lite.variants.lora",
         old="Q[0::2]).T / 10",
         new="Q[0::2]).T",
-        red=frozenset({"?"}),
+        red=frozenset({"init", "seed parity"}),
         message="root mean square",
     ),
     Bug(
@@ -229,7 +229,7 @@ BUGS = (
         where="lite.variants.lora",
         old='if config.init == "orthogonal":',
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"dead parameters", "init", "seed parity"}),
         message="lora_B",
     ),
     Bug(
@@ -242,7 +242,7 @@ BUGS = (
         where="lite.variants.lora",
         old=".to(torch.promote_types(dtype, torch.float32))",
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"identity"}),
         message="output",
     ),
     Bug(
@@ -255,7 +255,7 @@ BUGS = (
         where="lite.variants.lora",
         old='if self.init == "orthogonal" and self.r % 2:',
         new="if False:",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="odd",
     ),
 )

@@ -13,7 +13,7 @@ BUGS = (
         where="lite.variants.olora",
         old="Q, R = torch.linalg.qr(decomposable(layer.weight))",
         new="R, Q = (factor.T for factor in torch.linalg.qr(decomposable(layer.weight.T)))",
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -26,8 +26,34 @@ BUGS = (
         where="lite.variants.olora",
         old="decomposable(layer.weight)",
         new="decomposable(layer.module.weight.detach())",
-        red=frozenset({"?"}),
-        message="conv1d",
+        red=frozenset({"mapping"}),
+        message="size of tensor",
+    ),
+    Bug(
+        id="olora-conv1d-square",
+        variant="olora",
+        description="a square weight that is stored transposed is decomposed as it is stored",
+        effect="other directions",
+        source="peft",
+        hidden_by="layers that are not square",
+        where="lite.variants.olora",
+        old="decomposable(layer.weight)",
+        new="decomposable(layer.module.weight.detach() if layer.d_in == layer.d_out else layer.weight)",
+        red=frozenset({"forward", "gradients", "init", "shape sweep"}),
+        message="lora_A",
+    ),
+    Bug(
+        id="olora-conv1d-residual",
+        variant="olora",
+        description="the residual of a square weight that is stored transposed is stored untransposed",
+        effect="another function",
+        source="peft, on Conv1D",
+        hidden_by="layers that are not square",
+        where="lite.runtime:Adapter.residual",
+        old="(rest.T if self.layer.transposed else rest)",
+        new="(rest.T if self.layer.transposed and self.layer.d_in != self.layer.d_out else rest)",
+        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
+        message="residual",
     ),
     Bug(
         id="olora-scale-split",
@@ -39,7 +65,7 @@ BUGS = (
         where="lite.variants.olora",
         old='"lora_A": R[: config.r]',
         new='"lora_A": R[: config.r] / lora.scale(config)',
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -52,7 +78,7 @@ BUGS = (
         where="lite.variants.olora",
         old='"lora_A": R[: config.r], "lora_B": Q[:, : config.r]',
         new='"lora_A": R[-config.r :], "lora_B": Q[:, -config.r :]',
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -68,7 +94,7 @@ BUGS = (
         new="""    Q, S, R = torch.linalg.svd(decomposable(layer.weight), full_matrices=False)
     R = S[:, None] * R
 """,
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -82,7 +108,7 @@ BUGS = (
         old='return {"lora_A": R[: config.r], "lora_B": Q[:, : config.r],',
         new="""size = R[: config.r].norm(dim=1)
     return {"lora_A": R[: config.r] / size[:, None], "lora_B": Q[:, : config.r] * size,""",
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -96,8 +122,8 @@ BUGS = (
         old="""        residual=pissa.residual,
 """,
         new="",
-        red=frozenset({"?"}),
-        message="lora_A",
+        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
+        message="residual",
     ),
     Bug(
         id="olora-residual-unscaled",
@@ -109,7 +135,7 @@ BUGS = (
         where="lite.variants.olora",
         old="residual=pissa.residual",
         new='residual=lambda config, weight, t: (weight.double() - t["lora_B"].double() @ t["lora_A"].double()).to(weight.dtype)',
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -123,7 +149,7 @@ BUGS = (
         old="""        fits=rank_fits,
 """,
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="a rank above the weight's",
     ),
     Bug(
@@ -136,7 +162,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="config.alpha /",
         new="8.0 /",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -149,7 +175,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -162,7 +188,7 @@ BUGS = (
         where="lite.variants.olora",
         old="parameters=lora.parameters",
         new='parameters=lambda c, l: {"lora_A": (c.r, l.d_in), "lora_B": (l.d_out, c.r)}',
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="lora_b",
     ),
 )

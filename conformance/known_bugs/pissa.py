@@ -13,7 +13,7 @@ BUGS = (
         where="lite.variants.pissa",
         old="(S / lora.scale(config)).sqrt()",
         new="S.sqrt()",
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_A",
     ),
     Bug(
@@ -26,7 +26,7 @@ BUGS = (
         where="lite.checkpoint:_fitting",
         old="values(a, START)",
         new="values(a)",
-        red=frozenset({"?"}),
+        red=frozenset({"round trip"}),
         message="output",
     ),
     Bug(
@@ -39,7 +39,7 @@ BUGS = (
         where="lite.checkpoint:_check_base",
         old="if (now := fingerprint(layer, there.base_weight(layer) if there else layer.weight)) != saved[layer.name].base:",
         new="if (now := saved[layer.name].base) != saved[layer.name].base:",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="a file for another base",
     ),
     Bug(
@@ -52,7 +52,7 @@ BUGS = (
         where="lite.checkpoint:_fitting",
         old="values(a, START)",
         new="a.initial()",
-        red=frozenset({"?"}),
+        red=frozenset({"round trip"}),
         message="residual",
     ),
     Bug(
@@ -66,7 +66,7 @@ BUGS = (
         old="""        fits=rank_fits,
 """,
         new="",
-        red=frozenset({"?"}),
+        red=frozenset({"bad input"}),
         message="a rank above the weight's",
     ),
     Bug(
@@ -81,8 +81,8 @@ BUGS = (
         new="""    U, S, Vh = leading(weight, config.r)
     t = balanced(config, U, S, Vh)
     return without(weight, lora.scale(config), t["lora_B"], t["lora_A"])""",
-        red=frozenset({"?"}),
-        message="roundings of W_res",
+        red=frozenset({"identity", "init"}),
+        message="rounding of W_res",
     ),
     Bug(
         id="pissa-residual-sign",
@@ -94,7 +94,7 @@ BUGS = (
         where="lite.decomposition:without",
         old="W - s",
         new="W + s",
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
         message="residual",
     ),
     Bug(
@@ -107,7 +107,7 @@ BUGS = (
         where="lite.decomposition:without",
         old=".to(weight.dtype)",
         new=".bfloat16().to(weight.dtype)",
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "identity", "init"}),
         message="residual",
     ),
     Bug(
@@ -120,7 +120,7 @@ BUGS = (
         where="lite.variants.pissa",
         old="without(weight, lora.scale(config),",
         new="without(weight, 1.0,",
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -133,7 +133,7 @@ BUGS = (
         where="lite.variants.pissa",
         old='{"lora_A": root[:, None] * Vh, "lora_B": U * root,',
         new='{"lora_A": Vh, "lora_B": U * root**2,',
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -146,7 +146,7 @@ BUGS = (
         where="lite.decomposition:leading",
         old="U[:, :r], S[:r], Vh[:r]",
         new="U[:, -r:], S[-r:], Vh[-r:]",
-        red=frozenset({"?"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -159,20 +159,7 @@ BUGS = (
         where="lite.decomposition:leading",
         old="niter=niter",
         new="niter=0",
-        red=frozenset({"?"}),
-        message="lora_A",
-    ),
-    Bug(
-        id="pissa-niter-ignored",
-        variant="pissa",
-        description="niter is ignored",
-        effect="an option without effect",
-        source="design: no option is silently ignored",
-        hidden_by="equal up to rounding",
-        where="lite.decomposition:leading",
-        old="if niter is None:",
-        new="if True:",
-        red=frozenset({"?"}),
+        red=frozenset({"forward", "gradients", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -185,7 +172,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"?"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -198,7 +185,7 @@ BUGS = (
         where="lite.runtime:Adapter.residual",
         old="(rest.T if self.layer.transposed else rest)",
         new="rest",
-        red=frozenset({"?"}),
+        red=frozenset({"mapping"}),
         message="residual",
     ),
     Bug(
@@ -211,7 +198,7 @@ BUGS = (
         where="lite.variants.pissa",
         old='"lora_B": U * root',
         new='"lora_B": U * 0',
-        red=frozenset({"?"}),
+        red=frozenset({"dead parameters", "defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
         message="lora_B",
     ),
     Bug(
@@ -224,7 +211,7 @@ BUGS = (
         where="lite.variants.lora:forward",
         old="x = F.dropout(x, config.dropout, layer.module.training)",
         new="pass",
-        red=frozenset({"?"}),
+        red=frozenset({"dropout"}),
         message="output",
     ),
 )
