@@ -255,7 +255,7 @@ BUGS = (
 """,
         new="""    r = max(r, 1)
 """,
-        red=frozenset({}),
+        red=frozenset({"calibration"}),
         message="an adapter",
     ),
     Bug(

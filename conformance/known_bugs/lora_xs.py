@@ -116,8 +116,8 @@ BUGS = (
         hidden_by="one run per test",
         where="lite.variants.lora_xs",
         old='R = START * torch.randn(config.r, config.r, dtype=torch.float32, device="cpu")',
-        new="R = START * torch.randn(config.r, config.r, generator=torch.Generator().manual_seed(int(torch.randn(1)[0] * 0)))",
-        red=frozenset({"gradients", "init", "seed parity"}),
+        new="R = START * (0 * torch.randn(config.r, config.r) + torch.randn(config.r, config.r, generator=torch.Generator().manual_seed(7)))",
+        red=frozenset({"init", "seed parity"}),
         message="different values",
     ),
     Bug(

@@ -26,7 +26,9 @@ BUGS = (
         where="lite.runtime:Adapter.initial",
         old="weight.dtype if weight.dtype in ARITHMETIC else torch.float32",
         new="torch.bfloat16",
-        red=frozenset({"seed parity", "init", "forward", "gradients", "identity", "dropout", "accuracy", "defaults"}),
+        red=frozenset(
+            {"accuracy", "defaults", "dropout", "forward", "gradients", "identity", "init", "seed parity", "shape sweep"}
+        ),
         message="bfloat16",
     ),
     Bug(
@@ -39,7 +41,7 @@ BUGS = (
         where="lite.runtime:Adapter.__call__",
         old="x = args[0] if args else kwargs[self.layer.input_name]",
         new="x = args[0]",
-        red=frozenset({"forward", "gradients", "dead parameters", "identity", "accuracy", "dropout", "round trip"}),
+        red=frozenset({"accuracy", "dead parameters", "dropout", "forward", "gradients", "identity", "round trip", "shape sweep"}),
         message="IndexError",
     ),
     Bug(
