@@ -44,18 +44,21 @@ def host_input() -> Tensor:
 
 
 class Stacked(nn.Module):
-    """Two layers that share their input, and one that gets what they make of it; float64, token by token."""
+    """Two layers that share their input, one that gets what they make of it, and one as wide as the first with an input of its
+    own, called by keyword; float64, token by token in eval mode. In train mode, which it is in, dropout spoils what the layers receive.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k = _linear(0, "q", WIDTH, INNER), _linear(0, "k", WIDTH, INNER)
-        self.o = _linear(0, "o", INNER, WIDTH)
+        self.dropout = nn.Dropout(0.5)
+        self.o, self.p = _linear(0, "o", INNER, WIDTH), _linear(0, "p", WIDTH, WIDTH)
         self.double()
         self.o.eval()
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """x (sequences, tokens, 12) → the same shape."""
-        output: Tensor = self.o(torch.tanh(self.q(x) - self.k(x)))
+        output: Tensor = self.p(input=self.o(self.dropout(torch.tanh(self.q(x) - self.k(x)))))
         return output
 
     def layers(self) -> list[tuple[str, nn.Linear]]:
@@ -69,12 +72,12 @@ def stacked_case(options: tuple[tuple[str, Any], ...] = ()) -> Case:
 
 
 def stacked_batches(garbage: float = 7.0, *, labels: bool = False) -> list[dict[str, Tensor]]:
-    """Two batches of three padded sequences with a mean, strong directions and weak ones. garbage: what stands in padded tokens,
+    """Three batches of three padded sequences with a mean, stronger directions and weaker ones. garbage: what stands in padded tokens,
     and with `labels` in those that a label mask leaves out, too.
     """
-    strengths = 5 * 0.7 ** torch.arange(WIDTH, dtype=torch.float64)
+    strengths = torch.where(torch.arange(WIDTH) < 4, 3.0, 2.1).double()  # ranks go 1, 1, 3, 3 by share, otherwise by any other rule
     batches = []
-    for n in range(2):
+    for n in range(3):
         x = normal("stacked", n, shape=(3, 9, WIDTH)) * strengths + 1
         attention = torch.arange(9) < torch.tensor([9, 7, 4])[:, None]
         label = (torch.arange(9) >= 1 + n).expand(3, 9)
@@ -127,9 +130,10 @@ class Brittle(OtherLinear):
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Everything of a model that attaching may touch: bits, requires_grad, modes, attributes, hooks."""
+    """Everything of a model that attaching may touch: bits, parameters as objects, requires_grad, modes, attributes, hooks."""
     state: dict[str, Any] = {f"value of {name}": tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
+        state[f"object {name}"] = id(parameter)  # optimizers and tied modules hold the object
         state[f"requires_grad of {name}"] = parameter.requires_grad
         state[f"gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
     for name, module in model.named_modules():

@@ -51,7 +51,7 @@ class Lifecycle(Protocol):
         """Write the adapters to a safetensors file."""
 
     def load(self, model: nn.Module, file: Path) -> None:
-        """Attach what `save` wrote."""
+        """Attach what `save` wrote; where the very same requests are attached already, put it in their place."""
 
     def stranger(self) -> "Lifecycle":
         """The same runtime with another variant."""

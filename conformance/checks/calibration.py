@@ -49,6 +49,7 @@ def calibration(trial: Trial) -> None:
         return
     for options in dict.fromkeys(case.options for case in trial.suite.cases):
         _in_a_model(trial, trial.subject.lifecycle, stacked_case(options))
+    _in_a_model(trial, trial.subject.lifecycle, stacked_case().but(rank=1))  # a budget that does not reach every layer
     _masked_tokens(trial, trial.subject.lifecycle)
     _too_little(trial, trial.subject.lifecycle)
 
@@ -72,10 +73,10 @@ def _request(case: Case) -> dict[str, Any]:
 
 
 def _in_a_model(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
-    """Two layers that share their input, and one behind them: what they saw, where they start, and with which scale they act."""
+    """Layers that share their input, and others behind them: what they saw, where they start, and with which scale they act."""
     model, batches = Stacked(), stacked_batches()
     with one_thread():
-        plain = _seen(copy.deepcopy(model), lambda twin: [twin(**_without_labels(batch)) for batch in batches])
+        plain = _seen(copy.deepcopy(model), lambda twin: [twin.eval()(**_without_labels(batch)) for batch in batches])
         seen = _seen(model, lambda it: lifecycle.attach(it, _request(case), data=batches))
     for name, inputs in plain.items():
         same = len(inputs) == len(seen[name]) and all(a.equal(b) for a, b in zip(inputs, seen[name], strict=True))
@@ -93,6 +94,9 @@ def _layer(trial: Trial, case: Case, name: str, plain: nn.Linear, live: nn.Modul
     own = case.but(d_in=plain.in_features, d_out=plain.out_features)
     begin = trial.formula.begin(own, plain.weight.detach(), data)
     state = {key: value.detach() for key, value in live.state_dict().items()} | {RESIDUAL: live.weight.detach()}  # type: ignore[operator]
+    if begin.inits["lora_A"].shape[0] == 0:
+        trial.expect("lora_A" not in state, f"{name}{_words(case)}", None, "an adapter", "none: it has no share of the budget")
+        return
     should = aligned(trial.formula, begin.decomposed, begin.decomposed)
     n, kappa = max(own.d_in, own.d_out), policy.ILL_CONDITIONED
     if "lora_A" not in state or state["lora_A"].shape != should["lora_A"].shape:
@@ -135,7 +139,6 @@ def _too_little(trial: Trial, lifecycle: Lifecycle) -> None:
     few = trial.formula.least_tokens(case) - 1
     spoiled = [batch | {"x": batch["x"] * float("nan")} for batch in batches]
     cases: list[tuple[str, Any, tuple[str, ...]]] = [
-        ("no data", None, ("data",)),
         ("an empty iterable", [], ("empty",)),
         ("data whose every token is masked", nothing, ("q", "mask")),
         ("data that is not finite", spoiled, ("q", "finite")),
@@ -158,12 +161,13 @@ def _seen(model: Stacked, run: Any) -> Inputs:
 
 @contextmanager
 def _recording(model: Stacked, seen: Inputs) -> Iterator[None]:
-    def record(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen[name].append(args[0].detach().clone())
+    def record(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["input"]
+        seen[name].append(x.detach().clone())
 
     with ExitStack() as stack:
         for name, layer in model.layers():
-            stack.callback(layer.register_forward_pre_hook(partial(record, name)).remove)
+            stack.callback(layer.register_forward_pre_hook(partial(record, name), with_kwargs=True).remove)
         yield
 
 
@@ -177,4 +181,5 @@ def _without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _words(case: Case) -> str:
-    return "".join(f", {name}={value}" for name, value in case.options)
+    asked = case.options if case.rank == stacked_case().rank else (("r", case.rank), *case.options)
+    return "".join(f", {name}={value}" for name, value in asked)

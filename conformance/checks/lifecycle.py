@@ -5,6 +5,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,13 @@ def _two_layers(trial: Trial, lifecycle: Lifecycle) -> None:
     with scratch() as folder:
         lifecycle.save(model, path_in(folder))
         lifecycle.load(restored := Host(), path_in(folder))
+        nearby = x + normal("nearby", shape=tuple(x.shape)).to(x.dtype) / 1024  # another start, the same shares of a budget
+        lifecycle.attach(replaced := Host(), *requests.values(), data=_data(trial, nearby))
+        lifecycle.load(replaced, path_in(folder))
         stored, _ = read_file(path_in(folder))
-    changed = changes(model.state_dict(), restored.state_dict())
-    trial.expect(not changed, "two layers from one file", None, f"differ: {', '.join(changed[:6])}", "bit for bit as saved")
+    for what, other in (("two layers from one file", restored), ("a file over another start", replaced)):
+        changed = changes(model.state_dict(), other.state_dict())
+        trial.expect(not changed, what, None, f"differ: {', '.join(changed[:6])}", "bit for bit as saved")
     added = sorted(model.state_dict().keys() - Host().state_dict().keys())
     foreign = [name for name in stored if not any(name == known or name.startswith(f"{known}.") for known in added)]
     named = not foreign and set(added) <= stored.keys()
@@ -187,7 +192,10 @@ def _bad_requests(trial: Trial, lifecycle: Lifecycle) -> None:
             lifecycle.attach(model, {}, data=_data(trial))
     else:
         lifecycle.attach(model, {}, data=_data(trial))
-    if not trial.formula.init_from:
+    if trial.formula.init_from:
+        with refused(trial, "no data for a method that starts from data", model := Host(), "data"):
+            lifecycle.attach(model, {})
+    else:
         with refused(trial, "data for a method that uses none", model := Host(), "data"):
             lifecycle.attach(model, {}, data=[host_input()])
 
@@ -240,7 +248,7 @@ def _damages(good: Path) -> Iterator[tuple[str, Callable[[Path], Any], tuple[str
     """Ways to spoil a file: what, how to write it, words that the error has to contain."""
     data = good.read_bytes()
     tensors, metadata = read_file(good)
-    name = sorted(tensors)[0]
+    name, *others = sorted(tensors)
     rest = {key: value for key, value in tensors.items() if key != name}
     yield "a missing file", lambda _: None, ("a-missing-file",)
     yield "a truncated file", lambda path: path.write_bytes(data[: len(data) // 2]), ("safetensors",)
@@ -248,6 +256,9 @@ def _damages(good: Path) -> Iterator[tuple[str, Callable[[Path], Any], tuple[str
     yield "no safetensors", lambda path: path.write_bytes(b"PK\x03\x04 something else" * 9), ("safetensors",)
     yield "a foreign safetensors", lambda path: save_file(tensors, path), ("format",)
     yield "a missing tensor", lambda path: save_file(rest, path, metadata), ("missing", name)
+    for other in others:
+        fewer = {key: value for key, value in tensors.items() if key != other}
+        yield f"a missing tensor {other}", partial(save_file, fewer, metadata=metadata), ("missing", other)
     yield (
         "an extra tensor",
         lambda path: save_file(tensors | {"first.extra": torch.ones(2)}, path, metadata),

@@ -15,7 +15,7 @@ BUGS = (
         where="lite.variants.dora",
         old="base = y if bias is None else y - bias",
         new="base = y",
-        red=frozenset({"forward", "gradients", "accuracy", "defaults", "dropout"}),
+        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -28,7 +28,7 @@ BUGS = (
         where="lite.variants.dora",
         old="with torch.no_grad():",
         new="if True:",
-        red=frozenset({"gradients", "accuracy", "dropout"}),
+        red=frozenset({"accuracy", "dropout", "gradients", "shape sweep"}),
         message="grad.lora_A",
     ),
     Bug(
@@ -39,8 +39,8 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="square layers",
         where="lite.variants.dora",
-        old='{"lora_m": torch.linalg.norm(weight, dim=1)}',
-        new='{"lora_m": torch.linalg.norm(weight, dim=0)}',
+        old='"lora_m": torch.linalg.norm(weight, dim=1)',
+        new='"lora_m": torch.linalg.norm(weight, dim=0)',
         red=frozenset({"mapping"}),
         message="(24,)",
     ),
@@ -55,7 +55,18 @@ BUGS = (
         old="n = torch.linalg.norm(W + s * (B @ A), dim=1)",
         new="n = torch.linalg.norm(W + s * (B @ A), dim=0)",
         red=frozenset(
-            {"forward", "gradients", "accuracy", "dropout", "identity", "dead parameters", "round trip", "defaults", "detach"}
+            {
+                "accuracy",
+                "dead parameters",
+                "defaults",
+                "detach",
+                "dropout",
+                "forward",
+                "gradients",
+                "identity",
+                "round trip",
+                "shape sweep",
+            }
         ),
         message="size of tensor",
     ),
@@ -80,8 +91,8 @@ BUGS = (
         source="the author's layer built directly has a random magnitude",
         hidden_by="magnitudes copied before every comparison",
         where="lite.variants.dora",
-        old='{"lora_m": torch.linalg.norm(weight, dim=1)}',
-        new='{"lora_m": torch.ones(layer.d_out)}',
+        old='"lora_m": torch.linalg.norm(weight, dim=1)',
+        new='"lora_m": torch.ones(layer.d_out)',
         red=frozenset({"seed parity", "init", "identity", "defaults"}),
         message="bit for bit",
     ),
@@ -95,7 +106,7 @@ BUGS = (
         where="lite.variants.dora",
         old='A, B, m = t["lora_A"], t["lora_B"], t["lora_m"]',
         new='A, B, m = t["lora_A"], t["lora_B"], t["lora_m"].abs()',
-        red=frozenset({"forward", "gradients", "accuracy"}),
+        red=frozenset({"accuracy", "forward", "gradients", "shape sweep"}),
         message="output",
     ),
 )

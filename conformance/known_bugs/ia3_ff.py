@@ -13,7 +13,9 @@ BUGS = (
         where="lite.variants.ia3_ff",
         old="adapt_input=adapt_input",
         new='forward=lambda config, layer, t, x, y: y * t["lora_g"]',
-        red=frozenset({"accuracy", "dead parameters", "defaults", "detach", "forward", "gradients", "identity", "round trip"}),
+        red=frozenset(
+            {"accuracy", "dead parameters", "defaults", "detach", "forward", "gradients", "identity", "round trip", "shape sweep"}
+        ),
         message="size of tensor",
     ),
     Bug(
@@ -39,7 +41,7 @@ BUGS = (
         where="lite.variants.ia3_ff",
         old="adapt_input=adapt_input",
         new='forward=lambda config, layer, t, x, y: torch.nn.functional.linear(x * t["lora_g"], layer.weight.to(x.dtype))',
-        red=frozenset({"accuracy", "defaults", "forward", "identity"}),
+        red=frozenset({"accuracy", "defaults", "forward", "identity", "shape sweep"}),
         message="output",
     ),
     Bug(
@@ -52,7 +54,7 @@ BUGS = (
         where="lite.variants.ia3_ff",
         old='return x * t["lora_g"]',
         new='return x.detach() * t["lora_g"]',
-        red=frozenset({"accuracy", "gradients"}),
+        red=frozenset({"accuracy", "gradients", "shape sweep"}),
         message="grad.x",
     ),
     Bug(
@@ -78,7 +80,7 @@ BUGS = (
         where="lite.runtime:Adapter.adapt_input",
         old="kwargs | {name: adapted}",
         new="kwargs",
-        red=frozenset({"accuracy", "dead parameters", "forward", "gradients"}),
+        red=frozenset({"accuracy", "dead parameters", "forward", "gradients", "shape sweep"}),
         message="output",
     ),
     Bug(

@@ -42,9 +42,9 @@ def _in_function(module: ModuleType, name: str, bug: Bug) -> Iterator[None]:
     namespace: dict[str, Any] = {}
     source = _replaced(textwrap.dedent(inspect.getsource(function)), bug)
     exec(compile(f"from __future__ import annotations\n{source}", f"<{bug.id}>", "exec"), dict(function.__globals__), namespace)
-    changed = namespace[function.__name__]
+    changed = inspect.unwrap(_plain(namespace[function.__name__]))
     original: CodeType = function.__code__
-    function.__code__ = getattr(changed, "func", changed).__code__
+    function.__code__ = changed.__code__
     try:
         yield
     finally:
@@ -55,9 +55,14 @@ def _function(module: ModuleType, name: str) -> FunctionType:
     found: Any = module
     for part in name.split("."):
         found = inspect.getattr_static(found, part)
-    function: Callable[..., Any] = found.func if isinstance(found, cached_property) else found
+    function = inspect.unwrap(_plain(found))  # what a decorator wraps is what runs
     if not isinstance(function, FunctionType):
         raise TypeError(f"{module.__name__}:{name} is no function, but {function!r}")
+    return function
+
+
+def _plain(found: Any) -> Callable[..., Any]:
+    function: Callable[..., Any] = found.func if isinstance(found, cached_property) else found
     return function
 
 

@@ -14,6 +14,7 @@ SUITE = Suite(
     candidate=LiteLayer("lora", lora.FORMULA),
     cases=grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"lora_bias": True}]),
     dropout=True,
+    refused=(("an odd rank for orthogonal factors", {"init": "orthogonal", "r": 3}, ("orthogonal", "even", "3")),),
 )
 
 test_lora = parametrized(SUITE)

@@ -12,8 +12,8 @@ SUITE = Suite(
     formula=lora_xs.FORMULA,
     references=lora_xs.references(),
     candidate=LiteLayer("lora_xs", lora_xs.FORMULA),
-    # The default scale; a randomised decomposition, which is exact only where the spectrum has a gap.
-    cases=(*CASES, CASES[0].but(alpha=None), CASES[0].but(weight="gap", options={"niter": 16})),
+    # The default scale; a randomised decomposition, which is exact only after many iterations.
+    cases=(*CASES, CASES[0].but(alpha=None), CASES[0].but(options={"niter": 128})),
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),

@@ -13,8 +13,8 @@ SUITE = Suite(
     formula=pissa.FORMULA,
     references=(pissa.peft_layer(PISSA.peft),),
     candidate=LiteLayer("pissa", pissa.FORMULA),
-    # A randomised decomposition is exact only where the spectrum has a gap.
-    cases=(*CASES, CASES[0].but(weight="gap", options={"niter": 16})),
+    # A randomised decomposition is exact only after many iterations, and determined only where singular values are apart.
+    cases=(*CASES, CASES[0].but(options={"niter": 128})),
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
