@@ -97,7 +97,8 @@ def worst(
 
 
 def _can_run(trial: Trial, case: Case) -> bool:
-    if case.state == "own" and (trial.truth.name != "closed form" or trial.is_among_references):
+    inexact = trial.formula.unseen & dict(case.options).keys()  # a start of its own, which is no exact decomposition
+    if case.state == "own" and (inexact or trial.truth.name != "closed form" or trial.is_among_references):
         return False
     refused = trial.truth.refuses(case) or trial.candidate.refuses(case)
     return not refused and unguarded(case, trial.formula) is None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +132,11 @@ class Suite:
     bare: Case = BARE
     fit: Callable[[Case], Case] = lambda case: case
     refused: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = ()
+
+    @property
+    def small(self) -> "Suite":
+        """Without the pretrained layers, which cost most of the time and see no bug that nothing else sees."""
+        return replace(self, cases=tuple(case for case in self.cases if not case.weight.startswith("minilm:")))
 
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:

@@ -4,23 +4,30 @@ import dataclasses
 
 import pytest
 
-from conformance import certify
+from conformance.certificate import Certificate
 from conformance.checks import CHECKS
+from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, Bug, planted
 from conformance.suite_of import suite_of
 from conformance.variants import known
 
+SUITES = {variant: suite_of(variant).small for variant in known()}
+DRAWN = {"shape sweep"}  # whether a drawn case sees a bug is left open, unless nothing else sees it
 
-def candidate(variant):
-    """A new object: runs are cached by candidate, and another bug's must not be found again."""
-    return dataclasses.replace(suite_of(variant).candidate)
+
+def measured(variant: str) -> Certificate:
+    """Lite as it is now. A new candidate: runs are cached by candidate, and another bug's must not be found again."""
+    suite = SUITES[variant]
+    candidate = dataclasses.replace(suite.candidate)
+    return Certificate(variant, tuple(m for job in jobs(suite, candidate) for m in job.measure()))
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.id for bug in BUGS])
 def test_bug_turns_exactly_its_checks_red(bug: Bug):
     with planted(bug):
-        certificate = certify(candidate(bug.variant), bug.variant)
-    assert certificate.red == bug.red
+        certificate = measured(bug.variant)
+    assert certificate.red - DRAWN == bug.red - DRAWN
+    assert certificate.red
     assert certificate.verdict == "buggy"
     said = [f"{m.what}: {m.got} | {m.should}" for m in certificate if m.verdict.is_red]
     assert any(bug.message in words for words in said), said[:5]
@@ -28,7 +35,7 @@ def test_bug_turns_exactly_its_checks_red(bug: Bug):
 
 @pytest.mark.parametrize("variant", known())
 def test_without_a_bug_nothing_is_red(variant):
-    certificate = certify(candidate(variant), variant)
+    certificate = measured(variant)
     assert certificate.red == set()
     assert certificate.verdict.startswith("faithful")
 
