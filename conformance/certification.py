@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from conformance.suite import Candidate, Lifecycle, Suite
 from conformance.suite_of import suite_of
 from refs.bases import base_layer
 from refs.case import Case
-from refs.formula import Formula
+from refs.formula import RESIDUAL, Formula
 from refs.maps import Entry, parse
 from refs.problem import Problem, base
 from refs.subject import Subject, caller, seed
@@ -66,7 +66,10 @@ class FactoryLayer:
             self.reset(module, case)
         tensors = dict(module.named_parameters()) | dict(module.named_buffers())
         call = caller(module, case, str(self.input_name))
-        return Subject(module, call, self.map, tensors, self.formula.shapes(case, problem.weight))
+        entries = dict(self.map)
+        if RESIDUAL in entries and case.layer == "conv1d":  # it is told for a weight (d_out, d_in); Conv1D keeps the other
+            entries[RESIDUAL] = replace(entries[RESIDUAL], transpose=not entries[RESIDUAL].transpose)
+        return Subject(module, call, entries, tensors, self.formula.shapes(case, problem.weight))
 
     def save(self, subject: Subject, file: Path) -> None:
         """Its state dict."""
@@ -106,11 +109,16 @@ def certify(
         Or an object that is a `conformance.suite.Candidate`, which brings its own map.
     variant: the method it claims to be.
     map: canonical name → name in the module's `state_dict()`, or a mapping with name and any of transpose, shape, sign,
-        scale (see `refs.maps`). Every trainable has to be there; frozen tensors may be.
+        scale (see `refs.maps`). Every trainable has to be there; frozen tensors may be, and have to where they come from a
+        decomposition: `residual` is the weight that a part was taken out of (PiSSA), told as (d_out, d_in).
     reset: (module, case) → runs the layer's own init of its adapter again; it is seeded immediately before. Without it,
         seed parity is untested for layers whose constructor draws other numbers first.
     input_name: what the layer's forward calls its input; without it, calls by keyword are not tried.
     checks: names of the checks to run, all by default. case: id of the one case to run, as failures print it.
+
+    Methods that start from data (EVA, CorDA): `refs.calibration.calls(refs.calibration.batches(case), labels=True)` holds the tokens that
+    the layer ("layer") and one beside it ("beside"), which a budget of ranks is shared with, receive; a factory takes its start
+    from them.
 
     Raises ValueError for an unknown variant, check or canonical name and for a map that cannot be read, TypeError for a factory
     that is none. Whatever the factory itself raises becomes a measurement with the verdict `error`.
@@ -147,5 +155,11 @@ def _candidate(
         raise ValueError(
             f"map should give {suite.variant}'s canonical names {', '.join(shapes)} the names in your state_dict(); "
             + ("there is none" if map_data is None else f"it has {', '.join(sorted(unknown))}")
+        )
+    frozen = suite.formula.begin(case, base(case)[0]).frozen if suite.formula.copied else {}
+    if missing := [name for name in frozen if name not in map_data]:
+        raise ValueError(
+            f"map lacks {', '.join(missing)}: {suite.variant} takes it from a decomposition, which leaves signs free, so that everybody "
+            f"is given the same; say what your state_dict() calls it"
         )
     return FactoryLayer(factory, parse(map_data), suite.formula, reset, input_name)

@@ -94,7 +94,7 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
             table.add_row(m.what, m.got or m.verdict, m.should)
         parts += [case, rendered(table), f"again: {reproduce(failing[0])}\n"]
     if most is not None and len(red) > most:
-        parts.append(f"… and {len(red) - most} more cases; all are in the run's folder")
+        parts.append(f"… and {len(red) - most} more cases; all are among the measurements")
     return "\n".join(part for part in parts if part)
 
 

@@ -16,6 +16,7 @@ from lite.layers import Layer
 from lite.variant import Statistics, variant_of
 
 MASKS = ("attention_mask", "label_mask")
+IGNORED = -100  # the label of a token that is not trained on, as transformers has it
 PROGRESS_AFTER = 1.0  # seconds; shorter work needs no bar
 
 
@@ -27,8 +28,10 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
     Raises TypeError for a batch of another kind, ValueError for no data, a mask that fits no input, values that are not
     finite or of another width than the layer's, or a layer that was never reached. Modes and hooks are then as before.
     """
-    if isinstance(data, Tensor | Mapping | str):
-        raise TypeError(f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put it into a list")
+    if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
+        raise TypeError(
+            f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put batches into a list"
+        )
     readers = [Reader(config, layer) for config, layer in targets]
     calls, masks = _Calls(), _Masks()
     batches = 0
@@ -121,9 +124,15 @@ class _Masks:
             return (batch,), {}
         if isinstance(batch, Mapping):
             self.masks = {name: batch[name] for name in MASKS if batch.get(name) is not None}
+            if "label_mask" not in self.masks and _names_tokens(labels := batch.get("labels"), batch):
+                self.masks["label_mask"] = labels != IGNORED
             for name, mask in self.masks.items():
                 if not isinstance(mask, Tensor) or mask.ndim != 2:
                     raise ValueError(f"batch {number}: {name} should be a tensor (batch, tokens), got {_shape(mask)}")
+                if not ((mask == 0) | (mask == 1)).all():
+                    raise ValueError(
+                        f"batch {number}: {name} should hold 0 (leave out) and 1 (count), or booleans; it holds others"
+                    )
             taken = inspect.signature(model.forward).parameters
             anything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
             left_out = {"label_mask"} if anything else set(MASKS)  # ours, unless the model names it
@@ -152,6 +161,12 @@ class _Masks:
             if name == "attention_mask" or uses_labels:
                 keep &= mask.reshape(-1).to(x.device).bool()
         return rows[keep]
+
+
+def _names_tokens(labels: Any, batch: Mapping[str, Any]) -> bool:
+    """Whether a batch's labels are one for each token, as language models have them."""
+    tokens = [batch[name].shape for name in ("attention_mask", "input_ids") if isinstance(batch.get(name), Tensor)]
+    return isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape in tokens
 
 
 def _shape(value: Any) -> str:

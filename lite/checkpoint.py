@@ -38,6 +38,9 @@ class Entry:
 def save(model: nn.Module, file: str | os.PathLike[str]) -> None:
     """Write all adapters of the model to `file`. An old file is replaced only by a complete new one.
 
+    A model that was cast after `attach` comes back with residuals formed anew from the cast base: the trainables are bit for bit the
+    same, a residual is off by a rounding of the coarser dtype.
+
     Raises RuntimeError if nothing is attached or a replaced weight is not what its start left, OSError if the file cannot be written.
     """
     attachment = attached(model)

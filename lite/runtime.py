@@ -55,7 +55,10 @@ class Adapter:
         except ValueError as error:
             raise ValueError(f"{self.where}: no start can be computed: {error}") from error
         # Contiguous, as they come back from a file: another layout is summed in another order.
-        return {name: values[name].to(weight.device, dtype, copy=True).contiguous() for name in self.shapes}
+        start = {name: values[name].to(weight.device, dtype, copy=True).contiguous() for name in self.shapes}
+        for name, value in start.items():
+            self._check_finite(name, value)
+        return start
 
     def residual(self, weight: Tensor, start: Mapping[str, Tensor]) -> Tensor | None:
         """What replaces the weight (d_out, d_in), as the module stores it; None for methods that leave it alone."""
@@ -63,7 +66,13 @@ class Adapter:
             return None
         with torch.no_grad():
             rest = self.variant.residual(self.config, weight, start)
+        self._check_finite("what is left of the weight", rest)
         return (rest.T if self.layer.transposed else rest).contiguous()
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        """Options, data or weights may be too large for a dtype."""
+        if not value.isfinite().all():
+            raise ValueError(f"{self.where}: {name} would not be finite in {value.dtype!s}, with {self.config!r}")
 
     def live(self) -> dict[str, Tensor]:
         """All tensors as the module holds them now: `.to()` and `load_state_dict` have reached them."""
@@ -146,6 +155,8 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
     configs = [config] if not isinstance(config, Iterable) or isinstance(config, str) else list(config)
     adapters = plan(model, configs)
     statistics = _statistics(model, adapters, calibration_data)

@@ -56,6 +56,7 @@ FORMULA = Formula(
     init_from=init_from,
     residual=pissa.residual,
     condition=condition,
+    least_tokens=lora.rank,
     copied=True,
     gauge=pissa.GAUGE,
     adapted=pissa.adapted,

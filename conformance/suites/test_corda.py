@@ -14,7 +14,7 @@ SUITE = Suite(
     variant="corda",
     formula=corda.FORMULA,
     references=(corda.peft_layer(CORDA.peft),),
-    candidate=LiteLayer("corda", corda.FORMULA),
+    candidate=LiteLayer("corda", corda.FORMULA, small={"r": 4}),
     cases=grid(alpha=True, weight="decay", data="several", options=OPTIONS, wide=False),
     dropout=True,
     fit=within_rank,

@@ -189,7 +189,7 @@ def test_a_cell_shows_its_largest_error_in_the_unit_that_is_closest_to_its_bound
 def test_at_most_so_many_cases_are_shown_and_the_others_counted():
     assert failure_table(RED, most=3) == RED_TEXT
     first = RED_TEXT.partition(f"\n{CASE.but(seed=1)!r}")[0]
-    assert failure_table(RED, most=1) == f"{first}\n… and 2 more cases; all are in the run's folder"
+    assert failure_table(RED, most=1) == f"{first}\n… and 2 more cases; all are among the measurements"
 
 
 def test_a_failure_between_references_names_both():

@@ -5,9 +5,11 @@ A₀ = √(S_r/s)·V_rᵀ C⁻¹,  B₀ = U_r·√(S_r/s);  "ipm" takes the r la
 X holds the tokens of one call of the layer, divided by the size of its largest entry, signs counted: X/|max X|.
 C is damped by damp·mean(diag C) on its diagonal, doubled until ‖C C⁻¹ − I‖ < 0.05 in the Frobenius norm.
 Identity at init: up to rounding: the residual is rounded to the base's dtype, and two sums replace one.
-Departures: A₀ is computed as U_rᵀW/√(s·S_r), the same without an inverse; batches of several sequences and padding are handled, peft fails on them; everything up to A₀ and B₀ is computed in float64, in
-peft in float32; W_res is formed from A₀ and B₀ as they are stored, rounded (corda-rounded-after: peft rounds them afterwards). A file keeps A₀ and B₀ and needs no data, where reloading raises in peft.
-The author divides C by 256 whatever the number of calls; that moves only the balance of A and B. Costs one more copy of every targeted weight.
+Departures: batches of several sequences and padding are handled; peft fails on them. Everything up to A₀ and B₀ is computed in
+float64, in peft in float32, and A₀ as U_rᵀW/√(s·S_r): the same, without an inverse. W_res is formed from A₀ and B₀ as they are
+stored, rounded (corda-rounded-after: peft rounds them afterwards). A file keeps A₀ and B₀ and needs no data; reloading raises in peft.
+Fewer tokens than r are refused. The author divides C by 256 whatever the number of calls, which moves only the balance of A and B.
+Costs one more copy of every targeted weight: the original is kept for `detach`.
 Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`preprocess_corda`), `tuners/lora/layer.py` (`corda_init`).
 """
 
@@ -46,7 +48,7 @@ class Covariance:
     uses_label_mask = False
 
     def __init__(self, config: CorDAConfig, layer: Layer) -> None:
-        self.calls = 0
+        self.calls = self.tokens = 0
         self.sum = torch.zeros(layer.d_in, layer.d_in, dtype=torch.float64, device=layer.weight.device)
 
     def update(self, x: Tensor) -> None:
@@ -57,6 +59,7 @@ class Covariance:
             raise ValueError("the largest entry of a call's input is 0, so that CorDA cannot scale it; leave such batches out")
         self.sum += (x / largest).T @ (x / largest)
         self.calls += 1
+        self.tokens += len(x)
         if not self.sum.diagonal().sum().isfinite():
             raise ValueError(
                 f"values up to {float(x.abs().max()):g}, divided by the largest, {float(largest):g}, overflow when squared"
@@ -75,6 +78,8 @@ class Covariance:
 
 
 def init(config: CorDAConfig, layer: Layer, covariance: Covariance) -> dict[str, Tensor]:
+    if covariance.tokens < config.r:
+        raise ValueError(f"{covariance.tokens} tokens are too few for r = {config.r} components; at least {config.r} are needed")
     C = covariance.damped(config.damp)
     W = decomposable(layer.weight).to(C)
     U, S, _ = torch.linalg.svd(W @ C, full_matrices=False)

@@ -1,12 +1,14 @@
 """EVA: LoRA whose A starts as the principal directions of what the layer receives, with ranks shared out by explained variance.
 
 y = x Wᵀ + b + s·(drop(x) Aᵀ) Bᵀ,  s = alpha/r;  A₀ = the first r_layer eigenvectors of Σ_t (x_t − x̄)(x_t − x̄)ᵀ, B₀ = 0
-Of all layers' components the r·(number of layers) with the largest share of their layer's variance are taken, at most round(rho·r) a layer.
+Of all layers' components the r·(number of layers) with the largest share of their layer's variance are taken, at most round(rho·r)
+for one layer. alpha is multiplied by r_layer/r (adjust_scaling_factors); with rslora s is then alpha·(r_layer/r)/√r_layer, as in peft.
 Identity at init: B = 0, so the added term is exactly zero.
-Departures: one pass over all tokens, exact; peft's streaming decomposition is truncated, randomised and stops once two steps look alike,
-so that on several batches its directions are others (eva-streaming) and on slowly falling spectra inexact (eva-randomised). Whitening divides by √σ once, also where layers share an input: peft
-divides once per sharer, and by a σ that grows with its passes over the data (eva-whiten-passes). Too few tokens are an error: peft never ends. No more components than d_in are asked for, where peft raises.
-A layer with no share stays as it is. With rslora the scale of a re-ranked layer is alpha·(r_layer/r)/√r_layer, as in peft.
+Departures: one pass over all tokens, exact. peft's streaming decomposition is truncated, randomised and stops once two steps look
+alike: on several batches its directions are others (eva-streaming), and on slowly falling spectra inexact (eva-randomised).
+Whitening divides by √σ once, also where layers share an input; peft divides once per sharer, and by a σ that grows with its
+passes over the data (eva-whiten-passes). Too few tokens are an error; peft never ends. No more components than d_in are asked for,
+where peft raises. A layer with no share stays as it is.
 Sources: Paischer et al. 2024 (arXiv:2410.07170) §3, alg. 1; peft `tuners/lora/eva.py` (`get_eva_state_dict`), `utils/incremental_pca.py`.
 """
 
@@ -84,7 +86,7 @@ def resolve(config: EVAConfig, layers: Sequence[Layer], spreads: Sequence[Spread
         there = int((variance > (variance[0] * layer.d_in * eps).clamp(min=mean * (spread.count * eps) ** 2)).sum())
         if spread.count <= asked or there < config.r:
             raise ValueError(
-                f"{layer.name}: {spread.count} tokens in {there} directions are too few for up to {asked} components "
+                f"{layer.title}: {spread.count} tokens in {there} directions are too few for up to {asked} components "
                 f"(r = {config.r}, rho = {config.rho}); more than {asked} tokens that differ are needed"
             )
         shares += [(share, place) for share in (variance / variance.sum())[: min(asked, there)].tolist()]
