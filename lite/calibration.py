@@ -29,9 +29,7 @@ def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: I
     finite or of another width than the layer's, or a layer that was never reached. Modes and hooks are then as before.
     """
     if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
-        raise TypeError(
-            f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put batches into a list"
-        )
+        raise TypeError(f"calibration_data should be an iterable of batches, got one {type(data).__name__}; put it into a list")
     readers = [Reader(config, layer) for config, layer in targets]
     calls, masks = _Calls(), _Masks()
     batches = 0
@@ -124,8 +122,9 @@ class _Masks:
             return (batch,), {}
         if isinstance(batch, Mapping):
             self.masks = {name: batch[name] for name in MASKS if batch.get(name) is not None}
-            if "label_mask" not in self.masks and _names_tokens(labels := batch.get("labels"), batch):
-                self.masks["label_mask"] = labels != IGNORED
+            labels = batch.get("labels")
+            if "label_mask" not in self.masks and isinstance(labels, Tensor) and _names_tokens(labels, batch):
+                self.masks["label_mask"] = labels.ne(IGNORED)
             for name, mask in self.masks.items():
                 if not isinstance(mask, Tensor) or mask.ndim != 2:
                     raise ValueError(f"batch {number}: {name} should be a tensor (batch, tokens), got {_shape(mask)}")
@@ -163,10 +162,10 @@ class _Masks:
         return rows[keep]
 
 
-def _names_tokens(labels: Any, batch: Mapping[str, Any]) -> bool:
+def _names_tokens(labels: Tensor, batch: Mapping[str, Any]) -> bool:
     """Whether a batch's labels are one for each token, as language models have them."""
     tokens = [batch[name].shape for name in ("attention_mask", "input_ids") if isinstance(batch.get(name), Tensor)]
-    return isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape in tokens
+    return labels.ndim == 2 and labels.shape in tokens
 
 
 def _shape(value: Any) -> str:

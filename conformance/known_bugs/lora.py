@@ -6,6 +6,19 @@ FUNCTION = frozenset({"forward", "gradients", "accuracy", "dropout"})
 
 BUGS = (
     Bug(
+        id="lora-one-token",
+        variant="lora",
+        description="a single token is not scaled",
+        effect="another function while generating",
+        source="planted: a shape that no fixed grid has",
+        hidden_by="several tokens in tests",
+        where="lite.variants.lora",
+        old="    s = scale(config)\n",
+        new="    s = scale(config) if x.numel() > x.shape[-1] else 1.0\n",
+        red=frozenset({"shape sweep"}),
+        message="output",
+    ),
+    Bug(
         id="lora-scale-alpha",
         variant="lora",
         description="multiplied by alpha, not alpha/r",
@@ -15,7 +28,7 @@ BUGS = (
         where="lite.variants.lora",
         old="return config.alpha / (math.sqrt(config.r) if config.rslora else config.r)",
         new="return config.alpha",
-        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients", "shape sweep"}),
+        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients"}),
         message="grad.lora_B",
     ),
     Bug(
@@ -28,7 +41,7 @@ BUGS = (
         where="lite.variants.lora",
         old='* s, t["lora_B"]',
         new='* (s * (1 + 1e-6)), t["lora_B"]',
-        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients", "shape sweep"}),
+        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients"}),
         message="u64",
     ),
     Bug(
@@ -67,7 +80,7 @@ BUGS = (
         where="lite.variants.lora",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"accuracy", "dropout", "forward", "gradients", "shape sweep"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients"}),
         message="output",
     ),
     Bug(
@@ -135,7 +148,7 @@ BUGS = (
         where="lite.variants.lora",
         old='* s, t["lora_B"]',
         new='* (s * (1 if t["lora_B"].any() else 1 + 1e-8)), t["lora_B"]',
-        red=frozenset({"gradients", "shape sweep"}),
+        red=frozenset({"gradients"}),
         message="grad.lora_B",
     ),
     Bug(

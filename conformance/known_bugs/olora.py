@@ -13,7 +13,7 @@ BUGS = (
         where="lite.variants.olora",
         old="Q, R = torch.linalg.qr(decomposable(layer.weight))",
         new="R, Q = (factor.T for factor in torch.linalg.qr(decomposable(layer.weight.T)))",
-        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -39,7 +39,7 @@ BUGS = (
         where="lite.variants.olora",
         old="decomposable(layer.weight)",
         new="decomposable(layer.module.weight.detach() if layer.d_in == layer.d_out else layer.weight)",
-        red=frozenset({"forward", "gradients", "init", "shape sweep"}),
+        red=frozenset({"forward", "gradients", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -52,7 +52,7 @@ BUGS = (
         where="lite.runtime:Adapter.residual",
         old="(rest.T if self.layer.transposed else rest)",
         new="(rest.T if self.layer.transposed and self.layer.d_in != self.layer.d_out else rest)",
-        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
+        red=frozenset({"forward", "gradients", "identity", "init"}),
         message="residual",
     ),
     Bug(
@@ -65,7 +65,7 @@ BUGS = (
         where="lite.variants.olora",
         old='"lora_A": R[: config.r]',
         new='"lora_A": R[: config.r] / lora.scale(config)',
-        red=frozenset({"forward", "gradients", "init", "seed parity", "shape sweep"}),
+        red=frozenset({"forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -78,7 +78,7 @@ BUGS = (
         where="lite.variants.olora",
         old='"lora_A": R[: config.r], "lora_B": Q[:, : config.r]',
         new='"lora_A": R[-config.r :], "lora_B": Q[:, -config.r :]',
-        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -94,7 +94,7 @@ BUGS = (
         new="""    Q, S, R = torch.linalg.svd(decomposable(layer.weight), full_matrices=False)
     R = S[:, None] * R
 """,
-        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity", "shape sweep"}),
+        red=frozenset({"defaults", "forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(
@@ -122,7 +122,7 @@ BUGS = (
         old="""        residual=pissa.residual,
 """,
         new="",
-        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
+        red=frozenset({"forward", "gradients", "identity", "init"}),
         message="residual",
     ),
     Bug(
@@ -135,7 +135,7 @@ BUGS = (
         where="lite.variants.olora",
         old="residual=pissa.residual",
         new='residual=lambda config, weight, t: (weight.double() - t["lora_B"].double() @ t["lora_A"].double()).to(weight.dtype)',
-        red=frozenset({"forward", "gradients", "identity", "init", "shape sweep"}),
+        red=frozenset({"forward", "gradients", "identity", "init"}),
         message="output",
     ),
     Bug(
@@ -162,7 +162,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="config.alpha /",
         new="8.0 /",
-        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init", "shape sweep"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init"}),
         message="output",
     ),
     Bug(
@@ -175,7 +175,7 @@ BUGS = (
         where="lite.variants.lora:scale",
         old="(math.sqrt(config.r) if config.rslora else config.r)",
         new="config.r",
-        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init", "shape sweep"}),
+        red=frozenset({"accuracy", "dropout", "forward", "gradients", "init"}),
         message="output",
     ),
     Bug(

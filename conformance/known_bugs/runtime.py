@@ -26,9 +26,7 @@ BUGS = (
         where="lite.runtime:Adapter.initial",
         old="weight.dtype if weight.dtype in ARITHMETIC else torch.float32",
         new="torch.bfloat16",
-        red=frozenset(
-            {"accuracy", "defaults", "dropout", "forward", "gradients", "identity", "init", "seed parity", "shape sweep"}
-        ),
+        red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients", "identity", "init", "seed parity"}),
         message="bfloat16",
     ),
     Bug(
@@ -41,7 +39,7 @@ BUGS = (
         where="lite.runtime:Adapter.__call__",
         old="x = args[0] if args else kwargs[self.layer.input_name]",
         new="x = args[0]",
-        red=frozenset({"accuracy", "dead parameters", "dropout", "forward", "gradients", "identity", "round trip", "shape sweep"}),
+        red=frozenset({"accuracy", "dead parameters", "dropout", "forward", "gradients", "identity", "round trip"}),
         message="IndexError",
     ),
     Bug(
