@@ -81,7 +81,7 @@ BUGS = (
         new="""    U, S, Vh = leading(weight, config.r)
     t = balanced(config, U, S, Vh)
     return without(weight, lora.scale(config), t["lora_B"], t["lora_A"])""",
-        red=frozenset({"identity", "init"}),
+        red=frozenset({"init"}),
         message="rounding of W_res",
     ),
     Bug(
@@ -159,7 +159,7 @@ BUGS = (
         where="lite.decomposition:leading",
         old="niter=niter",
         new="niter=0",
-        red=frozenset({"forward", "gradients", "init"}),
+        red=frozenset({"forward", "gradients", "init", "seed parity"}),
         message="lora_A",
     ),
     Bug(

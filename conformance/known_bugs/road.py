@@ -145,7 +145,7 @@ def turned(config: RoadConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -
         where="lite.variants.road",
         old="group_size: int = option(64, even)",
         new="group_size: int = option(32, even)",
-        red=frozenset({"accuracy", "defaults", "forward", "gradients"}),
+        red=frozenset({"defaults"}),
         message="output",
     ),
 )
