@@ -14,7 +14,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"rslora": True},
     {"lora_bias": True},
     {"rho": 1.0},
-    {"rho": 1.7},
+    {"rho": 1.4},
     {"adjust_scaling_factors": False},
     {"whiten": True},
 ]
