@@ -16,7 +16,7 @@ BUGS = (
         old="    s = scale(config)\n",
         new="    s = scale(config) if x.numel() > x.shape[-1] else 1.0\n",
         red=frozenset({"shape sweep"}),
-        message="output",
+        message="grad.lora_B",
     ),
     Bug(
         id="lora-scale-alpha",
