@@ -122,9 +122,7 @@ def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, k
     precise = mine <= bound * policy.unit_roundoff(torch.float64) / policy.U32
     who = trial.candidate.name if not precise else trial.truth.name
     verdict = Verdict.EQUIVALENT if precise or trial.is_among_references else Verdict.CAPPED
-    return Judgement(
-        verdict, failed.error, bound / policy.unit_roundoff(torch.float64), "u64", reason=f"{who} computes it in float32"
-    )
+    return Judgement(verdict, max(mine, theirs) / policy.U32, bound / policy.U32, "u32", reason=f"{who} computes it in float32")
 
 
 def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:

@@ -30,8 +30,8 @@ class Summary:
         return COLORS.get(self.verdict, "yellow")
 
     def against(self, reference: str) -> str:
-        """The worst verdict against a reference, or a dash if there is none."""
-        own = [m for m in self.certificate if m.reference == reference]
+        """The worst verdict against a reference, or several of one name ("peft PSOFT"); a dash if there is none."""
+        own = [m for m in self.certificate if PAIR not in m.reference and f"{m.reference} ".startswith(f"{reference} ")]
         return str(worst(own)) if own else "–"
 
     @property
@@ -56,8 +56,8 @@ class Summary:
         return sorted({reason.partition(":")[0] for reason in reasons})
 
     def worst_in(self, unit: str) -> str:
-        """The candidate's largest error in a unit, rounded up."""
-        errors = [m.error for m in self.measured if m.unit == unit]
+        """The candidate's largest error in a unit, rounded up; what is documented of a reference is no error of its own."""
+        errors = [m.error for m in self.measured if m.unit == unit and m.verdict is not Verdict.DIVERGES]
         return rounded_up(max(errors)) if errors else "–"
 
     @property

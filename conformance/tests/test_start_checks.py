@@ -141,7 +141,7 @@ CALIBRATIONS = {
     "other inputs": ({"attach": other_inputs}, "what q receives"),
     "padding counted in a model": ({"attach": counts_padding}, "garbage in masked tokens"),
     "another layer's start": ({"attach": other_layer}, "lora_A of q"),
-    "no refusal": ({"attach": refuses_nothing}, "no data"),
+    "no refusal": ({"attach": refuses_nothing}, "an empty iterable"),
 }
 
 
