@@ -106,7 +106,7 @@ BUGS = (
         hidden_by="the product is equal",
         where="lite.variants.olora",
         old='return {"lora_A": R[: config.r], "lora_B": Q[:, : config.r],',
-        new="""size = R[: config.r].norm(dim=1)
+        new="""size = R[: config.r].norm(dim=1).clamp(min=1e-9)
     return {"lora_A": R[: config.r] / size[:, None], "lora_B": Q[:, : config.r] * size,""",
         red=frozenset({"defaults", "init", "seed parity"}),
         message="lora_A",
