@@ -2,6 +2,8 @@
 
 import functools
 
+from torch import Tensor
+
 from refs.case import Case
 from refs.closed_form import sensitivity, start_sensitivity
 from refs.formula import Formula
@@ -52,3 +54,10 @@ def kappa(case: Case, formula: Formula) -> dict[str, float]:
 def start_kappa(case: Case, formula: Formula) -> dict[str, float]:
     """κ of what a method takes from a decomposition or from data at its start."""
     return start_sensitivity(case, problem(case, formula), formula)
+
+
+@functools.lru_cache(maxsize=8192)
+def started(implementation: Implementation, case: Case, formula: Formula, offset: int) -> dict[str, Tensor]:
+    """The trainables at the implementation's own init, on the case's numbers, with the seed moved by `offset`."""
+    subject = build(implementation, case.but(seed=case.seed + offset), formula, problem(case, formula))
+    return {name: subject.read(name) for name in problem(case, formula).parameters if name in subject.map}

@@ -159,10 +159,10 @@ def _restored(trial: Trial, case: Case) -> None:
 
 def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
     """What the candidate starts with for several seeds: one small tensor alone says little about a distribution."""
-    numbers = problem(case, trial.formula)
-    most = POOLED if not case.weight.startswith("minilm:") else 4  # large layers are dear to build, and small ones start alike
-    cases = (case.but(seed=case.seed + offset) for offset in range(min(max(seeds, 1), most)))
-    return [runs.build(trial.candidate, seeded, trial.formula, numbers).read(name) for seeded in cases]
+    # Layers that are large, or decompose their weight, are dear to build, and the first of the grid starts like the others.
+    dear = case.weight.startswith("minilm:") or (trial.formula.copied and case.id != trial.suite.cases[0].but(state="init").id)
+    most = 4 if dear else POOLED
+    return [runs.started(trial.candidate, case, trial.formula, n)[name] for n in range(min(max(seeds, 1), most))]
 
 
 def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
