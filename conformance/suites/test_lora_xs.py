@@ -5,7 +5,7 @@ from conformance.suite import Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
 from refs import lora_xs
 
-CASES = grid(alpha=True, weight="decay")
+CASES = grid(alpha=True, weight="decay", wide=False)
 
 SUITE = Suite(
     variant="lora_xs",

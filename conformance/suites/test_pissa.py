@@ -6,7 +6,7 @@ from conformance.suites.lite_layers import LiteLayer
 from lite.variants.pissa import PISSA
 from refs import pissa
 
-CASES = grid(alpha=True, weight="decay", options=[{"rslora": True}, {"lora_bias": True}])
+CASES = grid(alpha=True, weight="decay", options=[{"rslora": True}, {"lora_bias": True}], wide=False)
 
 SUITE = Suite(
     variant="pissa",
