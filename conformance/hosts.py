@@ -1,5 +1,6 @@
 """Small models for the checks of a runtime, and their state, to be compared before and after."""
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def _linear(seed: int, name: str, d_in: int, d_out: int) -> nn.Module:
     return base_layer(
         case, normal(seed, name, "weight", shape=(d_out, d_in)) / d_in**0.5, normal(seed, name, "bias", shape=(d_out,))
     )
+
+
+def name_in_name() -> nn.Module:
+    """Two layers of one shape; one's name is contained in the other's."""
+    return nn.Sequential(OrderedDict(proj=_linear(0, "proj", WIDTH, WIDTH), up_proj=_linear(0, "up_proj", WIDTH, WIDTH)))
 
 
 def host_input() -> Tensor:

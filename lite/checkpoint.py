@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lite.adapter import Adapter
 from lite.config import Config
 from lite.layers import Layer
-from lite.runtime import Adapter, Attachment, Planned, attached, commit, full_name, plan, replace_weight
+from lite.runtime import Attachment, Planned, attached, commit, full_name, plan, replace_weight
 from lite.variant import VARIANTS, Shapes, variant_of
 
 FORMAT, VERSION = "lite-adapter", "1"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,97 +9,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
+from lite.adapter import Adapter
 from lite.calibration import PROGRESS_AFTER, calibrate
 from lite.config import ARITHMETIC, Config
 from lite.layers import Layer, targets
-from lite.variant import Shapes, Statistics, Variant, variant_of
+from lite.variant import Statistics, variant_of
 
 ATTACHMENT = "_lite_attachment"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One method on one layer: the tensors it adds, and the hook that applies it.
-
-    asked: the config that was attached. config: what it came to for this layer, where a budget is shared out.
-    """
-
-    variant: Variant
-    asked: Config
-    layer: Layer
-    config: Config
-
-    @cached_property
-    def parameters(self) -> Shapes:
-        """Canonical names and shapes of the trainables."""
-        return self.variant.parameters(self.config, self.layer)
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """Canonical names and shapes of all tensors."""
-        return self.parameters | self.variant.buffers(self.config, self.layer)
-
-    @property
-    def where(self) -> str:
-        """Method and layer, for messages."""
-        return f"{self.variant.name} on {self.layer.title}"
-
-    def initial(self, statistics: Statistics | None = None) -> dict[str, Tensor]:
-        """All tensors at the start, in the adapter's dtype, on the device of the base weight. statistics: of its input, if it starts from data."""
-        weight = self.layer.weight
-        dtype = self.config.dtype or (weight.dtype if weight.dtype in ARITHMETIC else torch.float32)
-        try:
-            with torch.no_grad():
-                values = self.variant.init(self.config, self.layer, *([] if statistics is None else [statistics]))
-        except ValueError as error:
-            raise ValueError(f"{self.where}: no start can be computed: {error}") from error
-        # Contiguous, as they come back from a file: another layout is summed in another order.
-        start = {name: values[name].to(weight.device, dtype, copy=True).contiguous() for name in self.shapes}
-        for name, value in start.items():
-            self._check_finite(name, value)
-        return start
-
-    def residual(self, weight: Tensor, start: Mapping[str, Tensor]) -> Tensor | None:
-        """What replaces the weight (d_out, d_in), as the module stores it; None for methods that leave it alone."""
-        if self.variant.residual is None:
-            return None
-        with torch.no_grad():
-            rest = self.variant.residual(self.config, weight, start)
-        self._check_finite("what is left of the weight", rest)
-        return (rest.T if self.layer.transposed else rest).contiguous()
-
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        """Options, data or weights may be too large for a dtype."""
-        if not value.isfinite().all():
-            raise ValueError(f"{self.where}: {name} would not be finite in {value.dtype!s}, with {self.config!r}")
-
-    def live(self) -> dict[str, Tensor]:
-        """All tensors as the module holds them now: `.to()` and `load_state_dict` have reached them."""
-        return {name: getattr(self.layer.module, name) for name in self.shapes}
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        """The forward hook."""
-        if not isinstance(y, Tensor):
-            raise TypeError(f"{self.layer.name}: the base layer should return a tensor, it returned {type(y).__name__}; exclude it")
-        tensors = self.live()
-        x = args[0] if args else kwargs[self.layer.input_name]
-        adapted = self.variant.code(self.config, self.layer, tensors, x.to(_dtype_of(tensors)), y)
-        return adapted.to(y.dtype)
-
-    def adapt_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The forward pre-hook."""
-        tensors, name = self.live(), self.layer.input_name
-        x = args[0] if args else kwargs[name]
-        wide = torch.promote_types(x.dtype, _dtype_of(tensors))  # a narrower adapter would round what the layer gets
-        adapted = self.variant.code(self.config, self.layer, tensors, x.to(wide)).to(x.dtype)
-        return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
-
-    def hook(self) -> RemovableHandle:
-        """Put it in front of its layer or behind it."""
-        module = self.layer.module
-        if self.variant.adapt_input:
-            return module.register_forward_pre_hook(self.adapt_input, with_kwargs=True)
-        return module.register_forward_hook(self, with_kwargs=True)
 
 
 @dataclass(frozen=True)
@@ -155,8 +70,6 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
     configs = [config] if not isinstance(config, Iterable) or isinstance(config, str) else list(config)
     adapters = plan(model, configs)
     statistics = _statistics(model, adapters, calibration_data)
@@ -216,6 +129,8 @@ def attached(model: nn.Module) -> Attachment | None:
 
 def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
     """One adapter, still without tensors, for each target of each config. Raises as `attach` does; touches nothing."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
     if not configs:
         raise ValueError("no config was given: pass one config, or a sequence of at least one")
     variants = [variant_of(config) for config in configs]
@@ -263,8 +178,6 @@ def _check_fits(adapter: Adapter) -> None:
 
 def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[Planned], left_out: Sequence[Adapter]) -> None:
     """Put planned adapters and their tensors into the model. What fails here is undone."""
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
     attachment = Attachment(
         model,
         list(configs),
@@ -319,10 +232,6 @@ def undo(model: nn.Module, attachment: Attachment) -> None:
         parameter.requires_grad_(attachment.requires_grad.get(name, parameter.requires_grad))  # newer ones stay
     for module in model.modules():
         vars(module).pop(ATTACHMENT, None)
-
-
-def _dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    return next(iter(tensors.values())).dtype
 
 
 def full_name(layer: Layer, tensor: str) -> str:

@@ -12,8 +12,8 @@ from torch.nn.functional import linear
 
 from conformance import policy, runs
 from conformance.check import check
+from conformance.checks.decomposition import decomposition
 from conformance.checks.lifecycle import NO_RUNTIME, refused
-from conformance.checks.start import decomposition
 from conformance.hosts import Stacked, changes, stacked_batches, stacked_case
 from conformance.policy import Judgement
 from conformance.suite import Lifecycle

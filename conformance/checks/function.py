@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from conformance import policy, runs
 from conformance.check import check
-from conformance.checks.start import decomposed_in_float32
+from conformance.checks.decomposition import decomposed_in_float32
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict

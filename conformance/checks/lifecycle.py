@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conformance import policy, runs
 from conformance.check import check
-from conformance.hosts import Brittle, Host, Quantised, changes, host_input, state_of
+from conformance.hosts import Brittle, Host, Quantised, changes, host_input, name_in_name, state_of
 from conformance.suite import Lifecycle
 from conformance.trial import Trial, path_in, scratch
 from refs.case import Case
@@ -54,6 +54,7 @@ def round_trip(trial: Trial) -> None:
             trial.expect(not dense, "size of the file", case, f"holds {', '.join(dense)}", should)
     if trial.subject.lifecycle and trial.only is None:
         _two_layers(trial, trial.subject.lifecycle)
+        _name_in_name(trial, trial.subject.lifecycle)
 
 
 def _stored(trial: Trial) -> Iterator[Case]:
@@ -75,9 +76,7 @@ def _two_layers(trial: Trial, lifecycle: Lifecycle) -> None:
     }
     model, x = Host(), host_input()
     lifecycle.attach(model, *requests.values(), data=_data(trial, x))
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.add_(normal("two layers", name, shape=tuple(parameter.shape)).to(parameter.dtype) / 8)
+    _move(model)
     for name, request in requests.items():
         alone = nn.Sequential(OrderedDict(layer=getattr(Host(), name)))  # under another name, in another place
         seen = x[..., : getattr(model, name).in_features]
@@ -99,6 +98,25 @@ def _two_layers(trial: Trial, lifecycle: Lifecycle) -> None:
     named = not foreign and set(added) <= stored.keys()
     trial.expect(named, "names in the file", None, ", ".join(sorted(stored)), f"{', '.join(added)}, and what belongs to them")
     trial.judge("output from one file", None, policy.same_bits(restored(x), model(x)))
+
+
+@torch.no_grad()
+def _name_in_name(trial: Trial, lifecycle: Lifecycle) -> None:
+    """Each layer gets its own tensors back where its name contains another's; they have one shape, so that a mix-up is no error."""
+    lifecycle.attach(model := name_in_name(), {}, data=_data(trial))
+    _move(model)
+    with scratch() as folder:
+        lifecycle.save(model, path_in(folder))
+        lifecycle.load(restored := name_in_name(), path_in(folder))
+    changed = changes(model.state_dict(), restored.state_dict())
+    trial.expect(not changed, "names that contain one another", None, f"differ: {', '.join(changed[:6])}", "bit for bit as saved")
+
+
+def _move(model: nn.Module) -> None:
+    """Every trainable, each in a way of its own."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.add_(normal("moved", name, shape=tuple(parameter.shape)).to(parameter.dtype) / 8)
 
 
 @check(needs_reference=False)

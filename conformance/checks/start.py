@@ -8,20 +8,18 @@ from torch.nn.functional import linear
 
 from conformance import policy, runs
 from conformance.check import check
+from conformance.checks.decomposition import begin, decomposed_in_float32, decomposition, restored
+from conformance.checks.distribution import follows
 from conformance.policy import Judgement
 from conformance.trial import Trial
-from conformance.verdict import Verdict, rounded_up
+from conformance.verdict import Verdict
 from refs.bases import base_layer
 from refs.case import Case
-from refs.closed_form import aligned
-from refs.formula import RESIDUAL, Beginning, Decomposed, Drawn, Exactly, Normal, Uniform
+from refs.formula import RESIDUAL, Decomposed, Drawn, Exactly, Normal, Uniform
 from refs.problem import problem
-from refs.subject import Subject
 from refs.threads import one_thread
 
 POOLED = 4096  # numbers of a random start that are looked at together
-SIGMAS = 6.1  # a sample's variance is this many standard deviations off once in a billion
-KOLMOGOROV = 3.3  # √n times the distance of two distributions exceeds this once in a billion
 LOWER = ("float32", "bfloat16", "float16")
 SEEDS, DEPARTURE = 32, 2.0  # the spread of so many starts of at least four numbers is that far off once in a billion
 
@@ -42,7 +40,7 @@ def seed_parity(trial: Trial) -> None:
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         again = runs.build(trial.candidate, case, trial.formula)
         other = runs.build(trial.candidate, case.but(seed=case.seed + 1), trial.formula, problem(case, trial.formula))
-        for name, init in _begin(case, trial).inits.items():
+        for name, init in begin(case, trial).inits.items():
             value = mine.read(name)
             if not value.equal(again.read(name)):
                 trial.expect(False, name, case, "two builds with one seed differ", "the seed decides the init")
@@ -67,12 +65,12 @@ def init(trial: Trial) -> None:
     for case in trial.cases((c.but(state="init") for c in trial.suite.cases), guarded=False):
         numbers = problem(case, trial.formula)
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        begin = _begin(case, trial)
-        decomposed = begin.decomposed if trial.formula.copied or trial.formula.init_from else {}
+        at_start = begin(case, trial)
+        decomposed = at_start.decomposed if trial.formula.copied or trial.formula.init_from else {}
         for name in trial.formula.shapes(case, numbers.weight):
             if name not in mine.map or name in decomposed:
                 continue
-            if isinstance(start := begin.inits.get(name), Uniform | Normal | Drawn):
+            if isinstance(start := at_start.inits.get(name), Uniform | Normal | Drawn):
                 trial.judge(name, case, follows(_draws(trial, case, name, POOLED // math.prod(start.shape)), start))
             else:
                 n = max(case.d_in, case.d_out)
@@ -81,80 +79,7 @@ def init(trial: Trial) -> None:
             decomposition(trial, case, mine, theirs)
         if trial.formula.residual and trial.truth.name == "closed form":
             for dtype in ("float32", "bfloat16"):
-                _restored(trial, case.but(dtype=dtype))
-
-
-def _begin(case: Case, trial: Trial) -> Beginning:
-    return trial.formula.begin(case, problem(case, trial.formula).weight)
-
-
-def _own_start(trial: Trial, case: Case, subject: Subject) -> dict[str, Tensor]:
-    """What a subject took from a decomposition, with its signs turned to the closed form's."""
-    reference = _begin(case, trial).decomposed
-    return aligned(trial.formula, {name: subject.read(name) for name in reference if name in subject.map}, reference)
-
-
-def decomposition(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> None:
-    """A start from a decomposition: factors with aligned signs, their product and spectra, what is left of the weight. Where the
-    reference computes it in float32 it is `equivalent` to be right to float32; for a candidate that is `capped`.
-    """
-    reference = _begin(case, trial).decomposed
-    exact, kappa = aligned(trial.formula, reference, reference), runs.start_kappa(case, trial.formula)
-    own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
-    n = max(case.d_in, case.d_out)
-    condition = trial.formula.condition(case, problem(case, trial.formula).weight)
-    for name, value in own.items():
-        if name not in other:
-            continue
-        instability = kappa[name] * condition * policy.U32  # of the published way of computing it, in float32
-        judgement = policy.same_function(value, other[name], n=n, kappa=kappa[name], e32=instability)
-        if judgement.verdict is Verdict.FAILS and value.shape == other[name].shape:
-            judgement = _single(trial, value, other[name], exact[name], n, kappa[name] * condition, judgement)
-        trial.judge(name, case, judgement)
-
-
-def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, kappa: float, failed: Judgement) -> Judgement:
-    """Whether the difference is that of float32, on whichever side."""
-    bound = policy.FUNCTION * math.sqrt(n) * kappa * policy.U32
-    mine, theirs = policy.distance(value, exact), policy.distance(other, exact)
-    if max(mine, theirs) > bound:
-        return failed
-    precise = mine <= bound * policy.unit_roundoff(torch.float64) / policy.U32
-    who = trial.candidate.name if not precise else trial.truth.name
-    verdict = Verdict.EQUIVALENT if precise or trial.is_among_references else Verdict.CAPPED
-    return Judgement(verdict, max(mine, theirs) / policy.U32, bound / policy.U32, "u32", reason=f"{who} computes it in float32")
-
-
-def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:
-    """A start from a decomposition in float32 is no less accurate than the reference's."""
-    reference = _begin(case, trial).decomposed
-    own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
-    kappa = runs.start_kappa(case, trial.formula)[name]
-    trial.judge(name, case, policy.no_less_accurate(own[name], other[name], reference[name], kappa=kappa))
-
-
-def _restored(trial: Trial, case: Case) -> None:
-    """W_res and the part that was taken out give W back, up to one rounding of W_res and those of a product in float32: the part
-    was taken out as it is stored.
-    """
-    numbers = problem(case, trial.formula)
-    subject = runs.build(trial.candidate, case, trial.formula)
-    start = {name: subject.read(name).double() for name in _begin(case, trial).decomposed}
-    weight = trial.formula.adapted(case, numbers.weight, None, numbers.parameters | start)[0]
-    nothing = {RESIDUAL: torch.zeros_like(numbers.weight)}
-    product = trial.formula.adapted(
-        case, numbers.weight, None, numbers.parameters | {k: v.abs() for k, v in start.items()} | nothing
-    )[0]
-    rank = min(start["lora_A"].shape)
-    allowed = policy.unit_roundoff(case.torch_dtype) * start[RESIDUAL].abs() + (rank + 4) * policy.U32 * (
-        product + numbers.weight.abs()
-    )
-    error = float(((weight - numbers.weight).abs() / allowed).max())
-    verdict = Verdict.EQUIVALENT if error <= 1 else Verdict.FAILS
-    got = f"off by {rounded_up(error)} times one rounding of W_res"
-    trial.judge(
-        "W_res + s·B·A", case, Judgement(verdict, error, 1.0, "roundings of W_res", got, "W, but for one rounding of W_res")
-    )
+                restored(trial, case.but(dtype=dtype))
 
 
 def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
@@ -163,44 +88,6 @@ def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
     dear = case.weight.startswith("minilm:") or (trial.formula.copied and case.id != trial.suite.cases[0].but(state="init").id)
     most = 4 if dear else POOLED
     return [runs.started(trial.candidate, case, trial.formula, n)[name] for n in range(min(max(seeds, 1), most))]
-
-
-def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
-    """Whether the values may come from the distribution: its bounds, its variance, and Kolmogorov's distance; of the
-    rows that have copies, one each.
-    """
-    copies = getattr(init, "copies", 1)
-    drawn = [value[::copies] if copies > 1 else value for value in values]
-    copied = copies == 1 or all(value.equal(one.repeat_interleave(copies, dim=0)) for value, one in zip(values, drawn, strict=True))
-    ordered = torch.cat([value.double().flatten() for value in drawn]).sort().values
-    n, spread = len(ordered), float(ordered.square().mean().sqrt())
-    cumulative: Tensor | None
-    match init:
-        case Uniform(bound):
-            cumulative = ((ordered / bound + 1) / 2).clamp(0, 1)
-            words, std, kurtosis = f"uniform within ±{bound:.4g}", bound / math.sqrt(3), 9 / 5
-            words += f", every row {copies} times" if copies > 1 else ""
-            outside = float(ordered.abs().max()) > bound * (1 + 2.0**-20)
-        case Normal(std):
-            cumulative = (1 + torch.erf(ordered / (std * math.sqrt(2)))) / 2
-            words, kurtosis, outside = f"normal with standard deviation {std:.4g}", 3.0, False
-        case Drawn(std=std):
-            cumulative, outside = None, False  # only its spread is known; five covers an orthonormal mix of half as many normals
-            words, kurtosis = f"random with root mean square {std:.4g}", 5.0
-    distance = 0.0 if cumulative is None else _kolmogorov(cumulative)
-    deviation = abs((spread / std) ** 2 - 1) / math.sqrt((kurtosis - 1) / n)  # in standard deviations of a sample's variance
-    wrong = outside or not copied or deviation > SIGMAS or any(tuple(value.shape) != init.shape for value in values)
-    got = f"{tuple(values[0].shape)} within ±{float(ordered.abs().max()):.4g}, standard deviation {spread:.4g}"
-    got += "" if copied else ", rows without copies"
-    verdict = Verdict.FAILS if wrong or distance > KOLMOGOROV else Verdict.EQUIVALENT
-    return Judgement(verdict, distance, KOLMOGOROV, "√n·D", got, f"{init.shape} {words}")
-
-
-def _kolmogorov(cumulative: Tensor) -> float:
-    """√n times the distance of a sorted sample from its distribution."""
-    n = len(cumulative)
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
-    return math.sqrt(n) * float(torch.maximum((cumulative - steps[:-1]).abs(), (cumulative - steps[1:]).abs()).max())
 
 
 @check(needs_reference=True, among_references=True)
@@ -285,9 +172,9 @@ def _added_up(case: Case, trial: Trial) -> Tensor:
     weight = problem(case, trial.formula).weight
     if not trial.formula.residual:
         return weight.abs()
-    begin = _begin(case, trial)
-    start = {name: init.value.abs() for name, init in begin.inits.items() if isinstance(init, Exactly | Decomposed)}
-    return trial.formula.adapted(case, weight, None, start | {RESIDUAL: begin.frozen[RESIDUAL].abs()})[0]
+    at_start = begin(case, trial)
+    start = {name: init.value.abs() for name, init in at_start.inits.items() if isinstance(init, Exactly | Decomposed)}
+    return trial.formula.adapted(case, weight, None, start | {RESIDUAL: at_start.frozen[RESIDUAL].abs()})[0]
 
 
 def base_output(case: Case, trial: Trial) -> Tensor:

@@ -32,7 +32,7 @@ BUGS = (
         message="grad.lora_A",
     ),
     Bug(
-        id="dora-magnitude-axis",
+        id="dora-norm-axis-magnitude",
         variant="dora",
         description="magnitude per input channel",
         effect="another method",

@@ -57,7 +57,7 @@ BUGS = (
         message="Gram–Schmidt of equal pairs",
     ),
     Bug(
-        id="hra-gs-applied",
+        id="hra-gs-default-init-applied",
         variant="hra",
         description="Gram–Schmidt of the rows, equal pairs and all",
         effect="0.7–2.1",

@@ -49,7 +49,7 @@ BUGS = (
         effect="another function",
         source="peft, on Conv1D",
         hidden_by="layers that are not square",
-        where="lite.runtime:Adapter.residual",
+        where="lite.adapter:Adapter.residual",
         old="(rest.T if self.layer.transposed else rest)",
         new="(rest.T if self.layer.transposed and self.layer.d_in != self.layer.d_out else rest)",
         red=frozenset({"forward", "gradients", "identity", "init"}),

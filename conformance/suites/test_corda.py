@@ -3,8 +3,9 @@
 from typing import Any
 
 from conformance.parametrize import parametrized
-from conformance.suite import BARE, Divergence, Suite, grid, within_rank
+from conformance.suite import BARE, Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
+from conformance.suites.rounded_after import rounded_after
 from lite.variants.corda import CORDA
 from refs import corda
 
@@ -19,18 +20,7 @@ SUITE = Suite(
     dropout=True,
     fit=within_rank,
     bare=BARE.but(data="one"),
-    divergences=(
-        Divergence(
-            id="corda-rounded-after",
-            check="init",
-            reference="peft – closed form",
-            what=r"W_res \+ s·B·A",
-            where=lambda case: case.dtype == "bfloat16",
-            size=(1.0, 2.0**20),
-            reason="peft forms the residual from float32 factors and rounds these afterwards, so that their rounding is lost",
-            link="peft tuners/lora/layer.py, corda_init",
-        ),
-    ),
+    divergences=(rounded_after("corda"),),
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
 )
 

@@ -1,8 +1,9 @@
 """PiSSA against peft and the paper."""
 
 from conformance.parametrize import parametrized
-from conformance.suite import Divergence, Suite, grid, within_rank
+from conformance.suite import Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
+from conformance.suites.rounded_after import rounded_after
 from lite.variants.pissa import PISSA
 from refs import pissa
 
@@ -18,18 +19,7 @@ SUITE = Suite(
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),
-    divergences=(
-        Divergence(
-            id="pissa-rounded-after",
-            check="init",
-            reference="peft – closed form",
-            what=r"W_res \+ s·B·A",
-            where=lambda case: case.dtype == "bfloat16",
-            size=(1.0, 2.0**20),
-            reason="peft forms the residual from float32 factors and rounds these afterwards, so that their rounding is lost",
-            link="peft tuners/lora/layer.py, pissa_init",
-        ),
-    ),
+    divergences=(rounded_after("pissa"),),
 )
 
 test_pissa = parametrized(SUITE)

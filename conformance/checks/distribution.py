@@ -1,0 +1,51 @@
+"""Random starts: whether numbers may come from a distribution."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from conformance.policy import Judgement
+from conformance.verdict import Verdict
+from refs.formula import Drawn, Normal, Uniform
+
+SIGMAS = 6.1  # a sample's variance is this many standard deviations off once in a billion
+KOLMOGOROV = 3.3  # √n times the distance of two distributions exceeds this once in a billion
+
+
+def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
+    """Whether the values may come from the distribution: its bounds, its variance, and Kolmogorov's distance; of the
+    rows that have copies, one each.
+    """
+    copies = getattr(init, "copies", 1)
+    drawn = [value[::copies] if copies > 1 else value for value in values]
+    copied = copies == 1 or all(value.equal(one.repeat_interleave(copies, dim=0)) for value, one in zip(values, drawn, strict=True))
+    ordered = torch.cat([value.double().flatten() for value in drawn]).sort().values
+    n, spread = len(ordered), float(ordered.square().mean().sqrt())
+    cumulative: Tensor | None
+    match init:
+        case Uniform(bound):
+            cumulative = ((ordered / bound + 1) / 2).clamp(0, 1)
+            words, std, kurtosis = f"uniform within ±{bound:.4g}", bound / math.sqrt(3), 9 / 5
+            words += f", every row {copies} times" if copies > 1 else ""
+            outside = float(ordered.abs().max()) > bound * (1 + 2.0**-20)
+        case Normal(std):
+            cumulative = (1 + torch.erf(ordered / (std * math.sqrt(2)))) / 2
+            words, kurtosis, outside = f"normal with standard deviation {std:.4g}", 3.0, False
+        case Drawn(std=std):
+            cumulative, outside = None, False  # only its spread is known; five covers an orthonormal mix of half as many normals
+            words, kurtosis = f"random with root mean square {std:.4g}", 5.0
+    distance = 0.0 if cumulative is None else _kolmogorov(cumulative)
+    deviation = abs((spread / std) ** 2 - 1) / math.sqrt((kurtosis - 1) / n)  # in standard deviations of a sample's variance
+    wrong = outside or not copied or deviation > SIGMAS or any(tuple(value.shape) != init.shape for value in values)
+    got = f"{tuple(values[0].shape)} within ±{float(ordered.abs().max()):.4g}, standard deviation {spread:.4g}"
+    got += "" if copied else ", rows without copies"
+    verdict = Verdict.FAILS if wrong or distance > KOLMOGOROV else Verdict.EQUIVALENT
+    return Judgement(verdict, distance, KOLMOGOROV, "√n·D", got, f"{init.shape} {words}")
+
+
+def _kolmogorov(cumulative: Tensor) -> float:
+    """√n times the distance of a sorted sample from its distribution."""
+    n = len(cumulative)
+    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    return math.sqrt(n) * float(torch.maximum((cumulative - steps[:-1]).abs(), (cumulative - steps[1:]).abs()).max())
