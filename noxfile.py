@@ -79,6 +79,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def bugs(session: nox.Session) -> None:
+    """Plant every known bug and print which checks turn red; fails on a survivor, a wrong set, an idle check. `-- lora`, `-- --help`."""
+    install(session, "test")
+    python(session, "-m", "conformance", "bugs", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel installs in a clean environment and runs a suite there; its metadata pins nothing."""
     install(session, "package")

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count on (default %(default)s)")
     command.set_defaults(run=_search)
 
+    command = commands.add_parser("bugs", help="plant every known bug and show which checks turn red")
+    command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
+    command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    command.set_defaults(run=_bugs)
+
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
@@ -108,6 +113,18 @@ def _size(text: str) -> int:
     if (size := int(text)) < 2:
         raise argparse.ArgumentTypeError(f"should be at least 2, got {size}")
     return size
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"should be at least 1, got {number}")
+    return number
+
+
+def _bugs(options: argparse.Namespace) -> int:
+    from conformance.kill_matrix import report
+
+    return report(options.variant, processes=options.jobs)
 
 
 def _report(options: argparse.Namespace) -> int:

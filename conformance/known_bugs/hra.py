@@ -174,4 +174,17 @@ BUGS = (
         red=frozenset({"defaults"}),
         message="(16, 24)",
     ),
+    Bug(
+        id="hra-u-transposed",
+        variant="hra",
+        description="reflections are stored as columns",
+        effect="files fit no other implementation",
+        source="planted: peft's orientation",
+        hidden_by="square layers",
+        where="lite.variants.hra",
+        old="half.T.repeat_interleave(2, dim=0)",
+        new="half.repeat_interleave(2, dim=1)",
+        red=frozenset({"mapping"}),
+        message="lora_U",
+    ),
 )

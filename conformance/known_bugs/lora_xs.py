@@ -228,4 +228,17 @@ BUGS = (
         red=frozenset({"bad input", "defaults", "detach", "failed attach", "round trip"}),
         message="(16, 16)",
     ),
+    Bug(
+        id="xs-r-detached",
+        variant="lora_xs",
+        description="R is detached",
+        effect="nothing is trained",
+        source="planted: a dead gradient",
+        hidden_by="outputs are equal",
+        where="lite.variants.lora_xs",
+        old='t["lora_R"])',
+        new='t["lora_R"].detach())',
+        red=frozenset({"accuracy", "dead parameters", "dropout", "gradients", "detach"}),
+        message="without gradient: lora_R",
+    ),
 )

@@ -191,4 +191,17 @@ BUGS = (
         red=frozenset({"mapping"}),
         message="lora_b",
     ),
+    Bug(
+        id="olora-b-detached",
+        variant="olora",
+        description="B is detached",
+        effect="half of the method is not trained",
+        source="planted: a dead gradient",
+        hidden_by="outputs are equal",
+        where="lite.variants.olora",
+        old="        forward=lora.forward,\n",
+        new='        forward=lambda config, layer, t, x, y: lora.forward(config, layer, {**t, "lora_B": t["lora_B"].detach()}, x, y),\n',
+        red=frozenset({"accuracy", "dead parameters", "dropout", "gradients"}),
+        message="without gradient: lora_B",
+    ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conformance import run_folder
 from conformance.policy import RATIO
-from conformance.report import audit, badges, history, plot
+from conformance.report import audit, badges, bugs, history, plot
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.suite_of import suite_of
@@ -14,7 +14,7 @@ from conformance.variants import known
 from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
-VERDICTS, HISTORY = "verdicts.json", "history.md"
+VERDICTS, HISTORY, KNOWN_BUGS = "verdicts.json", "history.md", "known-bugs.md"
 INTRODUCTION = """Is the implementation in `lite/` the method? One row per variant, one page each; README says how to read a verdict.
 Rendered by `nox -s report` from a full run, never by hand. A dash: there is no such reference yet."""
 
@@ -66,6 +66,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path) -> dic
         reports / HISTORY: past,
         reports / "README.md": _index(summaries, past, machine),
         reports / VERDICTS: _verdicts(summaries),
+        reports / KNOWN_BUGS: bugs.page(summaries),
     }
     for summary in summaries:
         with one_thread():
@@ -161,6 +162,6 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str]) -> str:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
+        f"[Known bugs that the suites catch]({KNOWN_BUGS}). [Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
     return "\n\n".join(parts) + "\n"

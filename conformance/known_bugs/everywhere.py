@@ -1,0 +1,91 @@
+"""Bugs of the shared runtime, planted under one variant after the other: what is shared is trusted nowhere unseen."""
+
+from dataclasses import replace
+
+from conformance.known_bugs.bug import Bug
+
+ONE_TOKEN = Bug(
+    id="one-token",
+    variant="",
+    description="a single token passes without the adapter",
+    effect="the base model while generating",
+    source="planted: a shape that no fixed grid has",
+    hidden_by="several tokens in tests",
+    where="lite.adapter:Adapter.__call__",
+    old="return adapted.to(y.dtype)",
+    new="return adapted.to(y.dtype) if y.numel() > y.shape[-1] else y",
+    red=frozenset({"shape sweep"}),
+    message="off by",
+)
+ONE_INPUT_TOKEN = replace(
+    ONE_TOKEN,
+    where="lite.adapter:Adapter.adapt_input",
+    old="if args else (args, kwargs | {name: adapted})",
+    new="if args and x.numel() > x.shape[-1] else (args, kwargs if x.numel() == x.shape[-1] else kwargs | {name: adapted})",
+)
+LAST_LAYER_STAYS = Bug(
+    id="detach-last-layer",
+    variant="",
+    description="detach takes the hook out of all layers but the last",
+    effect="a crash, or an adapter that still acts",
+    source="planted: a loop that ends early",
+    hidden_by="models of one layer",
+    where="lite.runtime:undo",
+    old="for handle in attachment.handles:",
+    new="for handle in attachment.handles[:1]:",
+    red=frozenset({"detach"}),
+    message="hooks of second",
+)
+FILE_ROUNDED = Bug(
+    id="file-rounded",
+    variant="",
+    description="a file holds its tensors in half precision",
+    effect="digits are lost at every save",
+    source="planted: small files",
+    hidden_by="tolerances of reload tests",
+    where="lite.checkpoint:save",
+    old=".detach().cpu().contiguous()",
+    new=".detach().cpu().bfloat16().contiguous()",
+    red=frozenset({"round trip"}),
+    message="lora_",
+)
+GRADIENTS_STAY_OFF = Bug(
+    id="attach-fails-frozen",
+    variant="",
+    description="an attach that fails leaves the base frozen",
+    effect="a model that no longer trains",
+    source="planted: requires_grad is restored by detach only",
+    hidden_by="attaches that succeed",
+    where="lite.runtime:commit",
+    old="        undo(model, attachment)\n        raise",
+    new="        attachment.requires_grad.clear()\n        undo(model, attachment)\n        raise",
+    red=frozenset({"failed attach"}),
+    message="requires_grad",
+)
+EXTRA_TENSOR = Bug(
+    id="load-extra-tensor",
+    variant="",
+    description="a file's tensors that nothing needs are passed over",
+    effect="another method's file is half loaded",
+    source="planted: strict=False",
+    hidden_by="files that fit",
+    where="lite.checkpoint:_fitting",
+    old="if needed.keys() != tensors.keys():",
+    new="if needed.keys() - tensors.keys():",
+    red=frozenset({"bad input"}),
+    message="no error",
+)
+
+
+def _under(bug: Bug, *variants: str) -> tuple[Bug, ...]:
+    return tuple(replace(bug, id=f"{variant.replace('_', '-')}-{bug.id}", variant=variant) for variant in variants)
+
+
+BUGS = (
+    *_under(ONE_TOKEN, "corda", "delora", "dora", "eva", "ia3", "lora_xs", "olora", "pissa", "road"),
+    *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
+    *_under(LAST_LAYER_STAYS, "eva", "ia3", "ia3_ff", "road"),
+    *_under(GRADIENTS_STAY_OFF, "ia3", "ia3_ff", "road"),
+    *_under(FILE_ROUNDED, "eva", "hra", "ia3", "olora", "road"),
+    *_under(EXTRA_TENSOR, "eva", "ia3", "ia3_ff"),
+)
