@@ -75,6 +75,7 @@ def report(session: nox.Session) -> None:
     """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
     install(session, "report")
     python(session, "-m", "pytest", "conformance/suites", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
+    python(session, "-m", "conformance", "floor", codes=(0, 1))
     python(session, "-m", "conformance", "report", *session.posargs)
 
 
@@ -83,6 +84,13 @@ def bugs(session: nox.Session) -> None:
     """Plant every known bug and print which checks turn red; fails on a survivor, a wrong set, an idle check. `-- lora`, `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance", "bugs", *session.posargs)
+
+
+@nox.session
+def floor(session: nox.Session) -> None:
+    """The smallest error in a layer that turns its verdict; fails where it is above its goal. `-- lora`, `-- --help`."""
+    install(session, "test")
+    python(session, "-m", "conformance", "floor", *session.posargs)
 
 
 @nox.session

@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     command.set_defaults(run=_bugs)
 
+    command = commands.add_parser("floor", help="the smallest error in a layer that turns its verdict, by bisection")
+    command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
+    command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    command.add_argument(
+        "--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})"
+    )
+    command.set_defaults(run=_floor)
+
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
@@ -125,6 +133,12 @@ def _bugs(options: argparse.Namespace) -> int:
     from conformance.kill_matrix import report
 
     return report(options.variant, processes=options.jobs)
+
+
+def _floor(options: argparse.Namespace) -> int:
+    from conformance.floor_run import report
+
+    return report(options.variant, processes=options.jobs, folder=options.run_folder)
 
 
 def _report(options: argparse.Namespace) -> int:

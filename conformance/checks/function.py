@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from conformance import policy, runs
 from conformance.check import check
@@ -10,11 +11,13 @@ from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
 from refs.case import Case
-from refs.formula import Decomposed
-from refs.problem import problem
-from refs.subject import run
+from refs.closed_form import ClosedForm
+from refs.formula import Decomposed, Formula, Tensors
+from refs.problem import Problem, problem
+from refs.subject import Implementation, run
 
 DROPOUTS = (0.3, 0.6)  # in turn: one alone could be a constant
+NUDGE = 1 + 2.0**-40  # far below float32, far above float64
 LOWER = (("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", "float32"))
 
 
@@ -61,13 +64,7 @@ def accuracy(trial: Trial) -> None:
             continue
         # A start, and large layers, show nothing more in the coarser formats.
         formats = LOWER[:1] if case.state == "init" else LOWER[:2] if case.weight.startswith("minilm:") else LOWER
-        lower = [case.but(dtype=dtype, adapter_dtype=adapter) for dtype, adapter in formats]
-        for low in trial.cases(lower):
-            mine, theirs = (runs.at_values(side, low, trial.formula) for side in (trial.candidate, trial.truth))
-            truth, kappa = runs.oracle(trial.truth, low, trial.formula), runs.kappa(low, trial.formula)
-            for name, value in theirs.items():
-                judgement = policy.no_less_accurate(mine[name], value, truth[name], kappa=kappa[name])
-                trial.judge(name, low, judgement)
+        compare_below(trial, [case.but(dtype=dtype, adapter_dtype=adapter) for dtype, adapter in formats])
 
 
 @check(needs_reference=True)
@@ -101,7 +98,7 @@ def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool
     """The float64 leg of the policy on the output, or on everything but the output."""
     for case in trial.cases(cases, guarded=guarded):
         mine, theirs = (runs.at_values(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        kappa, e32 = runs.kappa(case, trial.formula), _float32_errors(trial, case)
+        kappa, e32 = runs.kappa(case, trial.formula), float32_errors(trial, case)
         n = max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
         for name, value in theirs.items():
             if (name == "output") is not outputs:
@@ -125,7 +122,16 @@ def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool
             trial.judge(name, case, judgement)
 
 
-def _float32_errors(trial: Trial, case: Case) -> dict[str, float]:
+def compare_below(trial: Trial, cases: Iterable[Case]) -> None:
+    """The leg of the policy below float64, on output and gradients."""
+    for case in trial.cases(cases):
+        mine, theirs = (runs.at_values(side, case, trial.formula) for side in (trial.candidate, trial.truth))
+        truth, kappa = runs.oracle(trial.truth, case, trial.formula), runs.kappa(case, trial.formula)
+        for name, value in theirs.items():
+            trial.judge(name, case, policy.no_less_accurate(mine[name], value, truth[name], kappa=kappa[name]))
+
+
+def float32_errors(trial: Trial, case: Case) -> dict[str, float]:
     """The reference's own relative float32 error on the same numbers: the instability of its algorithm, which κ cannot see."""
     single = case.but(dtype="float32")
     if trial.truth.refuses(single) or case.option("dropout", 0.0):  # dropout draws other masks in another dtype
@@ -135,7 +141,8 @@ def _float32_errors(trial: Trial, case: Case) -> dict[str, float]:
 
 
 def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error: float) -> bool:
-    """Whether a tensor is right to float32 only because the candidate casts: a change far below float32 does not reach it.
+    """Whether a tensor is right to float32 only because the candidate casts: a change far below float32, of the parameters or of the
+    input, reaches the closed form's and not the candidate's.
 
     Asked of the perturbed state, where the change has to reach it: at init a bug of this size would look the same.
     """
@@ -143,7 +150,16 @@ def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error:
         return False
     moved = case.but(state="perturbed")
     numbers = problem(moved, trial.formula)
-    nudged = {key: value * (1 + 2.0**-40) for key, value in numbers.parameters.items()}
-    plain = runs.at_values(trial.candidate, moved, trial.formula)
-    again = run(runs.build(trial.candidate, moved, trial.formula), moved, numbers, nudged)
-    return bool((again[name] == plain[name]).double().mean() > 0.5)
+    larger = {key: value * NUDGE for key, value in numbers.parameters.items()}
+    nudges = ((numbers, larger | numbers.frozen), (replace(numbers, x=numbers.x * NUDGE), numbers.parameters | numbers.frozen))
+    exact = ClosedForm(trial.formula)
+    return any(
+        _stays(trial.candidate, moved, trial.formula, name, *nudge) and not _stays(exact, moved, trial.formula, name, *nudge)
+        for nudge in nudges
+    )
+
+
+def _stays(side: Implementation, case: Case, formula: Formula, name: str, numbers: Problem, values: Tensors) -> bool:
+    """Whether most of a tensor is bit for bit the same with other numbers."""
+    again = run(runs.build(side, case, formula), case, numbers, values)
+    return bool((again[name] == runs.at_values(side, case, formula)[name]).double().mean() > 0.5)

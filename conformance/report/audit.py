@@ -2,6 +2,7 @@
 
 from conformance.certificate import Certificate
 from conformance.documentation import Documentation, mentions
+from conformance.floor import D_IN, D_OUT, GOALS, grid, void, wide
 from conformance.known_bugs import BUGS
 from conformance.report.markdown import anchor, bullets, section, table
 from conformance.report.summary import Summary
@@ -37,6 +38,7 @@ def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
                 section("Divergences", _divergences(suite, summary, documentation)),
                 section("What to fix next", _next(certificate)),
                 section("Known bugs that this suite catches", _bugs(summary)),
+                section("Detection floor", *_floor(summary)),
                 section("Errors and bounds", f"![errors and bounds](plots/{summary.variant}.svg)"),
                 section("Reproduce", _reproduce(certificate), _made_with(machine)),
             ]
@@ -52,8 +54,9 @@ def _verdict(summary: Summary) -> str:
         "with real activations."
     )
     gaps = bullets((f"doc gap: {gap}" for gap in summary.certificate.doc_gaps), "")
+    blind = bullets((f"**void**: a {line}" for line in void(summary.floors)), "")
     badge = f"![{summary.variant}: {summary.verdict}](badges/{summary.variant}.svg)"
-    return "\n\n".join(part for part in (badge, f"**{summary.verdict}**. {counts} Backed by", backing, gaps) if part)
+    return "\n\n".join(part for part in (badge, f"**{summary.verdict}**. {counts} Backed by", backing, gaps, blind) if part)
 
 
 def _formulas(suite: Suite, documentation: Documentation) -> str:
@@ -134,6 +137,16 @@ def _divergences(suite: Suite, summary: Summary, documentation: Documentation) -
             what = f"{shown.what}: got {shown.got}, should be {shown.should}"
             rows.append(["", tag, f"{check} against {reference}", what, "", f"[{verdict}](#{anchor(check, reference)})"])
     return table(["id", "tag", "where", "what and why", "size", "link"], rows) if rows else "None: no reference differs from lite."
+
+
+def _floor(summary: Summary) -> list[str]:
+    header, *rows = grid(summary.floors)
+    goals = ", ".join(f"{goal:g} for {'a ' if kind == 'scale' else 'one '}{kind}" for kind, goal in GOALS.items())
+    words = f"""The smallest error in the layer that turns its verdict, relative to what it changes, on a layer of {D_OUT} × {D_IN}. `delta` is what the adapter
+adds to the output, with the gradients that follow; the other rows change a gradient alone. `sign`: size of the smallest element, relative
+to the root mean square, whose turned sign is seen. In float64 at least one reference has to see {goals} of a gradient."""
+    reasons = bullets(wide(summary.floors), "")
+    return [words, table(header, rows), f"![detection floor](plots/{summary.variant}-floor.svg)", reasons]
 
 
 def _next(certificate: Certificate) -> str:

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from conformance import run_folder
+from conformance import floor_run, run_folder
 from conformance.policy import RATIO
-from conformance.report import audit, badges, bugs, history, plot
+from conformance.report import audit, badges, bugs, floor_plot, history, plot
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.suite_of import suite_of
@@ -72,6 +72,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path) -> dic
         with one_thread():
             pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary, machine)
         pages[reports / "plots" / f"{summary.variant}.svg"] = plot.svg(summary)
+        pages[reports / "plots" / f"{summary.variant}-floor.svg"] = floor_plot.svg(summary.variant, summary.floors)
         pages[reports / "badges" / f"{summary.variant}.json"] = badges.endpoint(summary)
         pages[reports / "badges" / f"{summary.variant}.svg"] = badges.svg(summary)
     return pages
@@ -84,6 +85,7 @@ def _comparable(path: Path, text: str) -> str:
     if path.suffix != ".md" or path.name == HISTORY or path.parent.name != "reports":
         return text
     text = re.sub(r"^Made with .*|Made with .*\.$", "", text.partition("## Reproduce")[0], flags=re.MULTILINE)
+    text = re.sub(r"^## Detection floor$.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)  # numbers only; `void` is a verdict
     text = re.sub(r"\bidentical\b|\bequivalent( ≤ [^\]|]*[^\]| ])?", "equivalent", text)
     return re.sub(r"(?<![A-Za-z\d^])(2\^-?\d+|\d[\d.–:]*)", "#", text)
 
@@ -106,7 +108,10 @@ def _full(run: Path) -> tuple[list[Summary], dict[str, str]]:
         raise ValueError(
             f"{run} holds a narrowed run ({', '.join(missing)} not run in full); pages need all of: {', '.join(known())}"
         )
-    return [Summary(certificate) for certificate in certificates], machine
+    floors = floor_run.read(run)
+    if unmeasured := [name for name in known() if name not in floors]:
+        raise ValueError(f"{run} holds no detection floor of {', '.join(unmeasured)}; make it with: nox -s floor")
+    return [Summary(certificate, floors[certificate.variant]) for certificate in certificates], machine
 
 
 def _verdicts(summaries: list[Summary]) -> str:

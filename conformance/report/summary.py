@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from conformance.certificate import Certificate
+from conformance.floor import Floor, void
 from conformance.verdict import PAIR, Measurement, Verdict, rounded_up, worst
 
 COLORS = {"faithful": "brightgreen", "faithful, doc gap": "green", "faithful with documented divergence": "green", "buggy": "red"}
@@ -10,9 +11,10 @@ COLORS = {"faithful": "brightgreen", "faithful, doc gap": "green", "faithful wit
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A certificate in a row."""
+    """A certificate in a row. floors: what the suite could have seen."""
 
     certificate: Certificate
+    floors: tuple[Floor, ...] = ()
 
     @property
     def variant(self) -> str:
@@ -21,8 +23,8 @@ class Summary:
 
     @property
     def verdict(self) -> str:
-        """Of the whole."""
-        return self.certificate.verdict
+        """Of the whole; void if the suite was too blind to say anything."""
+        return "void" if void(self.floors) else self.certificate.verdict
 
     @property
     def color(self) -> str:

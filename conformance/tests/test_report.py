@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import lite
-from conformance import report, run_folder
+from conformance import floor_run, report, run_folder
 from conformance.certificate import Certificate
 from conformance.documentation import gaps, parse
+from conformance.floor import Floor
 from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, planted
 from conformance.report import history
@@ -50,6 +51,8 @@ def run(tmp_path_factory):
         certificates.append(Certificate(name, tuple(m for job in chosen for m in job.measure())))
     assert [c.verdict for c in certificates] == ["faithful with documented divergence", *["faithful"] * 3]
     run_folder.write(folder, certificates)
+    seen = [Floor("", "peft", "float64", "x", kind, 1e-14, 1.0) for kind in ("scale", "element")]
+    floor_run.write(folder, {name: [replace(floor, variant=name) for floor in seen] for name in VARIANTS})
     return folder
 
 
@@ -68,6 +71,7 @@ def rewritten(run, folder, change):
     """The run with one certificate changed."""
     certificates, _ = run_folder.read(run)
     run_folder.write(folder, [change(c) if c.variant == "delora" else c for c in certificates])
+    floor_run.write(folder, floor_run.read(run))
     return folder
 
 
@@ -87,7 +91,7 @@ def test_every_variant_has_its_page_plot_and_badges(checkout):
         titles = re.findall(r"^## (.*)$", page, flags=re.MULTILINE)
         assert titles == [
             "Formulas", "References against each other", "Verdict table", "Parameters", "Divergences", "What to fix next",
-            "Known bugs that this suite catches", "Errors and bounds", "Reproduce",
+            "Known bugs that this suite catches", "Detection floor", "Errors and bounds", "Reproduce",
         ]  # fmt: skip
         for link in re.findall(r"\]\((?!#)([^)]*)\)", page):
             assert (checkout / "reports" / link).is_file(), link
