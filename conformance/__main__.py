@@ -1,4 +1,4 @@
-"""python -m conformance: what there is, what it means, one measurement again, and the committed pages."""
+"""python -m conformance: what there is, what it means, one measurement again, bugs upstream, and the committed pages."""
 
 import argparse
 import ast
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from conformance.findings import FINDINGS
 from conformance.variants import check_known, known, suite_file
 
 RUN = Path(".conformance")
@@ -57,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--largest", type=_size, default=512, help="the largest d_in and d_out (default %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count on (default %(default)s)")
     command.set_defaults(run=_search)
+
+    command = commands.add_parser(
+        "findings", help="run the scripts of reports/upstream.md: which bugs of the references are still there"
+    )
+    command.add_argument(
+        "finding", metavar="FINDING", nargs="*", help=f"all by default; known: {', '.join(f.id for f in FINDINGS)}"
+    )
+    command.set_defaults(run=_findings)
 
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
@@ -108,6 +117,12 @@ def _size(text: str) -> int:
     if (size := int(text)) < 2:
         raise argparse.ArgumentTypeError(f"should be at least 2, got {size}")
     return size
+
+
+def _findings(options: argparse.Namespace) -> int:
+    from conformance.findings.measure import chosen, report
+
+    return report(chosen(options.finding))
 
 
 def _report(options: argparse.Namespace) -> int:
