@@ -1,13 +1,14 @@
-"""The page of bugs found in the references."""
+"""The page of bugs found in the references. It shows the table's data; the test of the findings proves these by running."""
 
 from conformance.findings import CHOICES, FINDINGS, RELEASES, Finding
 from conformance.report.markdown import section, table
 
-INTRODUCTION = """Bugs that live in the installed references, each with a script of public calls: copy it and run it where `pip install torch`, peft or
-loralib have been. `python -m conformance findings` runs them all on the releases that are installed and says which are still there.
+INTRODUCTION = """Bugs that live in peft and loralib today, each with a script of public calls: copy it, `pip install torch peft loralib`, run it.
+`python -m conformance findings` runs them all on the releases that are installed and says which are still there.
 
-Sizes are relative errors, ‖got − right‖ / ‖right‖, if a section says nothing else, rounded up to powers of two, and measured on every release that
-has a column. Rows of the suites are written as `python -m conformance reproduce` takes them. The authors' repositories are not here yet."""
+Sizes are relative errors, ‖got − right‖ / ‖right‖, where a section says nothing else; rounded up to powers of two. Each was measured on every release
+that has a column below. Rows of the suites are written as `python -m conformance reproduce` takes them. *New*: in no tracker that we searched.
+Bugs in the repositories of the methods' authors will come later."""
 
 
 def page() -> str:
@@ -15,10 +16,10 @@ def page() -> str:
     parts = [
         "# Found upstream",
         INTRODUCTION,
-        table(["finding", "size", "releases", "row of a suite"], (_row(finding) for finding in FINDINGS)),
+        table(["finding", "size", "releases", "row of a suite", "new"], (_row(finding) for finding in FINDINGS)),
         *(section(f"Sizes in {library}", _by_release(library)) for library in RELEASES),
         *(section(finding.id, *_section(finding)) for finding in FINDINGS),
-        section("What is no bug", table(["difference", "why it is a choice"], ([f"{what}", why] for what, why in CHOICES.items()))),
+        section("What is no bug", table(["difference", "why it is a choice"], CHOICES.items())),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -27,13 +28,20 @@ def _row(finding: Finding) -> list[str]:
     with_it = [release for release, size in finding.by_release.items() if size]
     releases = f"{finding.library} {with_it[0]} – {with_it[-1]}"
     size = finding.words(finding.sizes[-1])
-    return [f"[{finding.title}](#{finding.id})", size, releases, f"`{finding.cell}`" if finding.cell else "–"]
+    return [
+        f"[{finding.title}](#{finding.id})",
+        size,
+        releases,
+        f"`{finding.cell}`" if finding.cell else "–",
+        "" if finding.known else "new",
+    ]
 
 
 def _by_release(library: str) -> str:
     own = [finding for finding in FINDINGS if finding.library == library]
     rows = ([f"[{finding.id}](#{finding.id})", *map(finding.words, finding.sizes)] for finding in own)
-    return table(["finding", *RELEASES[library]], rows) + "\n\nA dash: the release does not have the method."
+    note = "\n\nA dash: the release does not have the method." if any(None in finding.sizes for finding in own) else ""
+    return table(["finding", *RELEASES[library]], rows) + note
 
 
 def _section(finding: Finding) -> list[str]:
@@ -42,7 +50,8 @@ def _section(finding: Finding) -> list[str]:
         f"**Run it:** `python {finding.script.name}`, or `python -m conformance findings {finding.id}`.",
         f"**In our suites:** {_where(finding)}.",
         f"**Hidden by:** {finding.hidden_by}.",
-        f"**Source:** {finding.source}; {finding.known or 'in no tracker that we searched'}.",
+        f"**Source:** {finding.source}",
+        f"**Told before:** {finding.known or 'in no tracker that we searched'}.",
     ]
     return [*finding.paragraphs, f"```python\n{code}\n```", "\n".join(f"- {line}" for line in lines)]
 
