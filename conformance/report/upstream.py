@@ -61,7 +61,8 @@ def _where(finding: Finding) -> str:
         return f"no row: {finding.says}"
     command = f"`python -m conformance reproduce {finding.cell}`"
     if finding.divergences:
-        return f"{command} shows it as {', '.join(finding.divergences)}"
+        own, *others = finding.divergences
+        return f"{command} shows it as {own}" + (f", the same row of other suites as {', '.join(others)}" if others else "")
     if finding.says:
         return f"{command} shows it: “{finding.says}”"
     if finding.planted:
