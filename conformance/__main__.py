@@ -1,4 +1,4 @@
-"""python -m conformance: what there is, what it means, one measurement again, and the committed pages."""
+"""python -m conformance: what there is, what it means, one measurement again, bugs upstream, and the committed pages."""
 
 import argparse
 import ast
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from conformance.findings import FINDINGS
 from conformance.variants import check_known, known, suite_file
 
 RUN = Path(".conformance")
@@ -70,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
         "--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})"
     )
     command.set_defaults(run=_floor)
+
+    command = commands.add_parser(
+        "findings", help="run the scripts of reports/upstream.md: which bugs of the references are still there"
+    )
+    command.add_argument(
+        "finding", metavar="FINDING", nargs="*", help=f"all by default; known: {', '.join(f.id for f in FINDINGS)}"
+    )
+    command.set_defaults(run=_findings)
 
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
@@ -139,6 +148,12 @@ def _floor(options: argparse.Namespace) -> int:
     from conformance.floor_run import report
 
     return report(options.variant, processes=options.jobs, folder=options.run_folder)
+
+
+def _findings(options: argparse.Namespace) -> int:
+    from conformance.findings.measure import chosen, report
+
+    return report(chosen(options.finding))
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conformance import floor_run, run_folder
 from conformance.policy import RATIO
-from conformance.report import audit, badges, bugs, floor_plot, history, plot
+from conformance.report import audit, badges, bugs, floor_plot, history, plot, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.suite_of import suite_of
@@ -14,7 +14,7 @@ from conformance.variants import known
 from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
-VERDICTS, HISTORY, KNOWN_BUGS = "verdicts.json", "history.md", "known-bugs.md"
+VERDICTS, HISTORY, KNOWN_BUGS, UPSTREAM = "verdicts.json", "history.md", "known-bugs.md", "upstream.md"
 INTRODUCTION = """Is the implementation in `lite/` the method? One row per variant, one page each; README says how to read a verdict.
 Rendered by `nox -s report` from a full run, never by hand. A dash: there is no such reference yet."""
 
@@ -65,6 +65,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path) -> dic
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
         reports / "README.md": _index(summaries, past, machine),
+        reports / UPSTREAM: upstream.page(),
         reports / VERDICTS: _verdicts(summaries),
         reports / KNOWN_BUGS: bugs.page(summaries),
     }
@@ -82,7 +83,7 @@ def _comparable(path: Path, text: str) -> str:
     """What of a page must be the same on every machine."""
     if path.parent.name == "plots":
         return "a plot" if text.rstrip().endswith("</svg>") else text
-    if path.suffix != ".md" or path.name == HISTORY or path.parent.name != "reports":
+    if path.suffix != ".md" or path.name in (HISTORY, UPSTREAM) or path.parent.name != "reports":
         return text
     text = re.sub(r"^Made with .*|Made with .*\.$", "", text.partition("## Reproduce")[0], flags=re.MULTILINE)
     text = re.sub(r"^## Detection floor$.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)  # numbers only; `void` is a verdict
@@ -167,6 +168,6 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str]) -> str:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Known bugs that the suites catch]({KNOWN_BUGS}). [Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
+        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}). [Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
     return "\n\n".join(parts) + "\n"
