@@ -4,7 +4,7 @@ y = x W_resᵀ + b + s·(drop(x) Aᵀ) Bᵀ,  W_res = W − s·B₀A₀;  W = U 
 Identity at init: up to rounding: the residual is rounded to the base's dtype, and two sums replace one.
 Departures: W_res is formed from A₀ and B₀ as they are stored, rounded; peft forms it from float32 factors and rounds these
 afterwards, which costs half as much again in bfloat16 (pissa-rounded-after). r above min(d_out, d_in) is refused; peft builds it and
-cannot reload it. A float64 base is decomposed in float64; peft refuses it. A file keeps A₀ and B₀, so that a randomised start (niter)
+cannot convert it to a plain LoRA. A float64 base is decomposed in float64; peft refuses it. A file keeps A₀ and B₀, so that a randomised start (niter)
 comes back; peft draws again. Costs one more copy of every targeted weight: the original is kept for `detach`.
 Sources: Meng et al. 2024 (arXiv:2404.02948) §3; peft `tuners/lora/layer.py` (`pissa_init`).
 """
