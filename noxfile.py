@@ -94,6 +94,20 @@ def floor(session: nox.Session) -> None:
 
 
 @nox.session
+def refs(session: nox.Session) -> None:
+    """Clone the authors' repositories at their pinned commits into $PEFT_CONFORMANCE_REFS or the user's cache, and verify every file."""
+    install(session, "test")
+    python(session, "-m", "conformance", "refs", *session.posargs)
+
+
+@nox.session
+def record(session: nox.Session) -> None:
+    """Run the authors' layers again; fails if a recorded trace would change. `-- --write` keeps the new ones."""
+    install(session, "test")
+    python(session, "-m", "conformance", "record", *session.posargs)
+
+
+@nox.session
 def package(session: nox.Session) -> None:
     """The wheel installs in a clean environment and runs a suite there; its metadata pins nothing."""
     install(session, "package")

@@ -80,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_findings)
 
+    command = commands.add_parser("refs", help="clone the authors' repositories at their pinned commits, and verify every file")
+    command.add_argument("layer", metavar="LAYER", nargs="*", help="all by default")
+    command.set_defaults(run=_refs)
+
+    command = commands.add_parser("record", help="run the authors' layers again and compare with their recorded traces")
+    command.add_argument("layer", metavar="LAYER", nargs="*", help="all by default")
+    command.add_argument("--write", action="store_true", help="keep the new traces where they differ")
+    command.set_defaults(run=_record)
+
     command = commands.add_parser("report", help="render reports/ and README's table from a full run")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
@@ -154,6 +163,18 @@ def _findings(options: argparse.Namespace) -> int:
     from conformance.findings.measure import chosen, report
 
     return report(chosen(options.finding))
+
+
+def _refs(options: argparse.Namespace) -> int:
+    from conformance.authors import fetch
+
+    return fetch(options.layer)
+
+
+def _record(options: argparse.Namespace) -> int:
+    from conformance.authors import record
+
+    return record(options.layer, write=options.write)
 
 
 def _report(options: argparse.Namespace) -> int:

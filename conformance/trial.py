@@ -115,7 +115,7 @@ class Trial:
                 self.untested(reason, case)
             elif self.reference and (reason := self.reference.refuses(case)):
                 self.not_applicable(reason, case)
-            elif (reason := self.candidate.refuses(case)) and _is_plain(case):
+            elif (reason := self.candidate.refuses(case)) and _is_plain(case) and not self.is_among_references:
                 self.untested(f"{self.candidate.name} refuses a plain case: {reason}", case)
             elif reason:
                 # Among references a refusal is a fact about upstream; the candidate's own is no evidence for it.

@@ -1,0 +1,33 @@
+"""What a driver makes of an author's code for a case."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from refs.authors.code import Code
+from refs.case import Case
+from refs.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A layer at its own init, seeded with `case.seed` immediately before it.
+
+    module: what is put into train or eval mode. tensors: by the names of the manifest's map. call: x (…, d_in) → output; None: the module.
+    """
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+    call: Callable[[Tensor], Tensor] | None = None
+
+
+class Driver(Protocol):
+    """A module of `refs.authors.layers`. Only `build` touches the author's code, and only in a process of its own."""
+
+    def refuses(self, case: Case) -> str | None:
+        """Why the layer cannot be built for the case, or None."""
+
+    def build(self, code: Code, case: Case, numbers: Problem) -> Built:
+        """The layer for the case, with its base weight and bias."""

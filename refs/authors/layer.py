@@ -1,0 +1,210 @@
+"""An author's layer as a reference: its traces, made now from the checkout if there is one, else the recorded ones, replayed."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from refs import minilm
+from refs.authors import manifest, recording, traces
+from refs.authors.built import Driver
+from refs.authors.checkout import CheckoutError, is_there, root, verify
+from refs.authors.manifest import Manifest
+from refs.authors.request import Asked
+from refs.authors.traces import Run, Traces
+from refs.case import Case
+from refs.formula import Formula
+from refs.maps import Entry
+from refs.problem import Problem, problem
+from refs.subject import Subject
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+@dataclass(frozen=True, eq=False)
+class AuthorLayer:
+    """The layer of one manifest. cases: of the suite; which of them are recorded, and in which dtypes and states, says `asked`.
+
+    name: of its column. other_start: why its start and its defaults are not the method's, or None.
+    """
+
+    layer: str
+    formula: Formula
+    cases: tuple[Case, ...]
+    name: str = "author"
+    other_start: str | None = None
+    starts: int = 1  # how many of its random starts there are for a case: one is recorded
+
+    @functools.cached_property
+    def manifest(self) -> Manifest:
+        """What it is."""
+        return manifest.read(self.layer)
+
+    @property
+    def driver(self) -> Driver:
+        """How it is built."""
+        return cast("Driver", import_module(f"refs.authors.layers.{self.layer}"))
+
+    @property
+    def recorded_file(self) -> Path:
+        """Where its recorded traces are."""
+        return VECTORS / f"{self.layer}.safetensors"
+
+    @property
+    def version(self) -> str:
+        """Repository, commit and place, and whether it ran now or once."""
+        how = "live" if is_there(self.manifest) else "recorded"
+        return f"{self.manifest.folder} {self.manifest.commit[:7]}, {self.manifest.where}, {how}"
+
+    @property
+    def equation(self) -> str:
+        """What it computes."""
+        return self.manifest.equation
+
+    def missing(self) -> str | None:
+        """Why there are no traces, or None: no checkout and no file, or one of them is not what it should be."""
+        return self._found[1]
+
+    def refuses(self, case: Case) -> str | None:
+        """What the layer cannot do, or what was not recorded."""
+        if reason := self.driver.refuses(case):
+            return reason
+        return None if repr(case) in self._index[1] else f"no trace of this case is recorded of {self.layer}"
+
+    def build(self, case: Case, problem: Problem) -> Subject:
+        """The layer as its trace tells; LookupError for numbers that it was not run on."""
+        key = (repr(case), traces.digest(problem))
+        if key not in self._index[0]:
+            raise LookupError(f"{self.layer} was not run on these numbers: {case!r}")
+        return replayed(self._index[0][key], problem)
+
+    def asked(self) -> Iterator[Asked]:
+        """The runs that are recorded: every case in float64 and float32, at init and perturbed, in eval mode, with dropout; and in
+        float64 on the numbers of float32. Of pretrained layers only one, which says as much as many.
+        """
+        real = [case for case in self.cases if case.weight.startswith("minilm:")][:1]
+        for case in [] if minilm.missing() else real:
+            yield from self._asked(case)
+        first = True
+        for case in self.cases:
+            if not case.weight.startswith("minilm:"):
+                for state in ("init", "perturbed"):
+                    yield from self._asked(case.but(state=state))
+                    low = case.but(state=state, dtype="float32")
+                    yield from self._asked(low)
+                    yield from self._asked(low.but(dtype="float64"), low)
+                yield from self._asked(case.but(mode="eval"))
+                if first:
+                    yield from self._asked(case.but(options={"dropout": 0.3}))
+                first = False
+
+    def _asked(self, case: Case, numbers: Case | None = None) -> Iterator[Asked]:
+        if not self.driver.refuses(case):
+            given = problem(numbers or case, self.formula)
+            yield case, given, self.formula.shapes(case, given.weight)
+
+    @functools.cached_property
+    def _found(self) -> tuple[Traces | None, str | None]:
+        """The traces, or why there are none."""
+        try:
+            recorded = traces.read(self.recorded_file) if self.recorded_file.is_file() else None
+            if recorded and recorded.provenance.get("manifest") != self.manifest.digest:
+                return None, f"{self.layer}.toml is not the manifest that its traces were recorded with; run: nox -s record"
+            if is_there(self.manifest):
+                return self._live(), None
+        except (ValueError, CheckoutError, recording.RecordingError) as error:
+            return None, str(error)
+        nothing = f"{self.layer}: no checkout in {root() / self.manifest.folder} and no recorded traces; get it with: nox -s refs"
+        return recorded, None if recorded else nothing
+
+    def _live(self) -> Traces:
+        """Recorded now; kept beside the checkouts for the next process with the same code, numbers and versions."""
+        asked = list(self.asked())
+        key = hashlib.sha256(self.manifest.digest.encode())
+        for case, numbers, _ in asked:
+            key.update(f"{case!r} {traces.digest(numbers)} ".encode())
+        key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.requires)).encode())
+        kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
+        if kept.is_file():
+            verify(self.manifest)
+            return traces.read(kept)
+        made = recording.record(self.manifest, asked)
+        traces.write(kept.with_name(f"{os.getpid()}-{kept.name}"), made)
+        kept.with_name(f"{os.getpid()}-{kept.name}").replace(kept)
+        return made
+
+    @functools.cached_property
+    def _index(self) -> tuple[dict[tuple[str, str], Run], set[str]]:
+        found = self._found[0]
+        runs = found.runs if found else ()
+        return {(run.case, run.numbers): run for run in runs}, {run.case for run in runs}
+
+
+class Replay(nn.Module):
+    """A layer that answers as the recorded one did, on the numbers that it was recorded on, and on no others."""
+
+    def __init__(self, run: Run, problem: Problem) -> None:
+        super().__init__()
+        self.run, self.problem = run, problem
+        self.names = [name.removeprefix("start.") for name in run.tensors if name.startswith("start.")]
+        for name in self.names:
+            start = run.tensors[f"start.{name}"].clone()
+            if name in run.trained:
+                self.register_parameter(name, nn.Parameter(start))
+            else:
+                self.register_buffer(name, start)
+        for extra in set(run.trained) - set(self.names):  # what the author's layer trains besides
+            self.register_parameter(extra.replace(".", "_"), nn.Parameter(torch.zeros(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, d_in) → the recorded output."""
+        prefix = self._which()
+        tensors = self.run.tensors
+        live = {"x": x} | {name: getattr(self, name) for name in self.names}
+        gradients = {name: tensors[f"{prefix}grad.{name}"] for name in live if f"{prefix}grad.{name}" in tensors}
+        cotangent = self.problem.cotangent.to(tensors[f"{prefix}output"].dtype)
+        output: Tensor = _Replayed.apply(  # type: ignore[no-untyped-call]
+            tensors[f"{prefix}output"], cotangent, gradients, *(live[name] for name in gradients)
+        )
+        return output
+
+    def _which(self) -> str:
+        """The prefix of what was recorded with the values there are now."""
+        given = self.problem.parameters | self.problem.frozen
+        if all(self._holds(name, given[name]) for name in self.names if name in given):
+            return ""
+        if "own.output" in self.run.tensors and all(self._holds(name, self.run.tensors[f"start.{name}"]) for name in self.names):
+            return "own."
+        raise LookupError(f"the author's layer was not recorded with these values, in {self.run.case}")
+
+    def _holds(self, name: str, value: Tensor) -> bool:
+        live: Tensor = getattr(self, name)
+        return torch.equal(live, value.to(live.dtype))
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, cotangent: Tensor, gradients: dict[str, Tensor], *live: Tensor) -> Tensor:
+        ctx.cotangent, ctx.gradients = cotangent, list(gradients.values())
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.equal(gradient, ctx.cotangent):
+            raise LookupError("the author's layer was not recorded with this cotangent")
+        return (None, None, None, *(value.clone() for value in ctx.gradients))
+
+
+def replayed(run: Run, problem: Problem) -> Subject:
+    """A run as a subject, under canonical names."""
+    layer = Replay(run, problem)
+    tensors = dict(layer.named_parameters()) | dict(layer.named_buffers())
+    shapes = {name: tuple(run.tensors[f"start.{name}"].shape) for name in layer.names}
+    return Subject(layer, layer, {name: Entry(name) for name in layer.names}, tensors, shapes)

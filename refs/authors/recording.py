@@ -1,0 +1,47 @@
+"""Run an author's layer in a process of its own, which writes its traces. Live is: record now, compare."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from refs.authors import request, traces
+from refs.authors.checkout import verify
+from refs.authors.manifest import Manifest
+
+CHILD = Path(__file__).with_name("child.py")
+SECONDS = 600.0
+
+
+class RecordingError(Exception):
+    """The process that runs an author's code did not do it."""
+
+
+def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float = SECONDS) -> traces.Traces:
+    """The traces of an author's layer in the runs that are asked for; nothing is left behind.
+
+    Raises CheckoutError unless the checkout is what the manifest says, RecordingError with the last words of the process if it
+    crashed, hung or wrote nothing of use.
+    """
+    verify(manifest)
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with TemporaryDirectory(prefix="conformance-author-") as folder:
+        wanted, got = Path(folder) / "request.safetensors", Path(folder) / "traces.safetensors"
+        request.write(wanted, asked)
+        command = [sys.executable, "-W", "ignore", "-P", str(CHILD), manifest.name, str(wanted), str(got)]
+        try:
+            done = subprocess.run(
+                command, env=os.environ | quiet, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise RecordingError(f"{manifest.name}: the author's code did not end within {seconds:g} s and was stopped") from error
+        if done.returncode:
+            words = "\n".join(done.stderr.strip().splitlines()[-6:]) or "it said nothing"
+            how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
+            raise RecordingError(f"{manifest.name}: the process that ran the author's code ended {how}:\n{words}")
+        try:
+            return traces.read(got)
+        except (ValueError, FileNotFoundError) as error:
+            raise RecordingError(f"{manifest.name}: the process that ran the author's code wrote no traces: {error}") from error
