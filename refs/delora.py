@@ -13,6 +13,7 @@ from torch import Tensor
 
 from refs.case import Case
 from refs.formula import Exactly, Formula, Init, Tensors, Uniform
+from refs.numbers import spread
 from refs.peft_layer import ADAPTER, PeftLayer
 
 DEFAULT_RANK, DEFAULT_LAMBDA = 8, 15.0
@@ -57,7 +58,7 @@ def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Ten
 
 def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:
     """A around its start, B of A's size; the update does not depend on their sizes, so λ carries the strength."""
-    size = start["lora_A"].std()
+    size = spread(start["lora_A"])
     return {
         "lora_A": start["lora_A"] + 0.3 * size * noise["lora_A"],
         "lora_B": size * noise["lora_B"],
