@@ -80,8 +80,7 @@ class Findings:
 
 def write(folder: Path, findings: Findings) -> None:
     """As `search.json` in a folder that is there."""
-    text = json.dumps(_to_dict(findings), indent=1, ensure_ascii=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+    (folder / FILE).write_text(to_json(findings), encoding="utf-8", newline="\n")
 
 
 def read(folder: Path) -> Findings | None:
@@ -95,13 +94,14 @@ def read(folder: Path) -> Findings | None:
         raise ValueError(f"{path} is damaged ({error}); make it again with: nox -s search") from error
 
 
-def _to_dict(findings: Findings) -> dict[str, Any]:
+def to_json(findings: Findings) -> str:
+    """The text of `search.json`."""
     entries = [
         {name: value for name, value in vars(entry).items() if not name.startswith("_")}
         | {kind: [m.to_dict() for m in getattr(entry, kind)] for kind in ("closest", "alarms")}
         for entry in findings.found
     ]
-    return vars(findings) | {"found": entries}
+    return json.dumps(vars(findings) | {"found": entries}, indent=1, ensure_ascii=False) + "\n"
 
 
 def _from_dict(values: dict[str, Any]) -> Findings:

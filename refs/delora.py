@@ -69,10 +69,9 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
 def clamped(case: Case, perturbed: Tensors) -> Tensors:
     """One column of B and one row of A below the clamp, the next ones just above it."""
     A, B = perturbed["lora_A"].clone(), perturbed["lora_B"].clone()
-    A[0] *= 0.7 * CLAMP / A[0].norm()
-    B[:, 0] *= 1.3 * CLAMP / B[:, 0].norm()
-    A[1] *= 1.3 * CLAMP / A[1].norm()
-    B[:, 1] *= 0.7 * CLAMP / B[:, 1].norm()
+    for factor, sizes in ((A, (0.7, 1.3)), (B.T, (1.3, 0.7))):
+        for row, size in zip(factor, sizes, strict=False):
+            row *= size * CLAMP / row.norm()
     return perturbed | {"lora_A": A, "lora_B": B}
 
 

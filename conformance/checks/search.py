@@ -98,7 +98,7 @@ def worst(trial: Trial, space: Space, *, examples: int, seed: str = "sweep", tri
     def attempt(case: Case) -> None:
         measured = _measured(trial, space, case)
         assume(measured is not None)
-        if tried is not None:
+        if tried is not None and "failed" not in seen:  # what follows is shrinking
             tried.append(case)
         highest: dict[str, float] = {}
         for m in measured or ():
