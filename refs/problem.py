@@ -149,7 +149,9 @@ def _problem(case: Case, formula: Formula) -> Problem:
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
     cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))
     if effect > 2.0**-20:  # below, the move is rounding noise
-        cotangent = cotangent + contribution * (cotangent.norm() / contribution.norm())
+        along = contribution * (cotangent.norm() / contribution.norm())
+        both = cotangent + along
+        cotangent = both if both.norm() > along.norm() / 8 else cotangent - along  # a single output's two parts may cancel
     data = batches(case) if formula.init_from else ()
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
 
