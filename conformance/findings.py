@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conformance.verdict import Measurement
+from conformance.verdict import Measurement, rounded_up
 from refs.case import Case
 
 FILE = "search.json"
@@ -36,6 +36,11 @@ class Found:
     def worst(self) -> Measurement | None:
         """The one that is closest to its bound, alarms first."""
         return max(self.alarms or self.closest, key=lambda m: m.ratio, default=None)
+
+    @property
+    def closeness(self) -> str:
+        """How close that is, for tables."""
+        return "alarm" if self.alarms else f"≤ {rounded_up(self.worst.ratio)}" if self.worst else ""
 
     def add(self, cases: Iterable[Case], measurements: Iterable[Measurement]) -> None:
         """What one more round measured."""

@@ -25,7 +25,7 @@ from conformance.findings import Findings, Found
 from conformance.suite_of import suite_of
 from conformance.terminal import failure_table, reproduce
 from conformance.trial import Trial
-from conformance.verdict import Measurement, rounded_up
+from conformance.verdict import Measurement
 from refs.case import Case
 from refs.threads import one_thread
 
@@ -175,13 +175,10 @@ def _progress(now: Findings, seconds: float) -> str:
 def text(now: Findings) -> str:
     """A line for each variant and reference, the closest first, with the command that runs the case again; then the alarms in full."""
     lines = [f"{now.cases} of {now.asked} cases, seed {now.seed}, sizes to {now.largest}, {len(now.alarms)} alarms"]
-    for entry in sorted(now.found, key=lambda entry: -(entry.worst.ratio if entry.worst else 0)):
+    for entry in sorted(now.found, key=lambda entry: (not entry.alarms, -(entry.worst.ratio if entry.worst else 0))):
         counts = f"{entry.variant} against {entry.reference}: {entry.missing or f'{entry.cases} cases'}"
         if entry.worst is None:
             lines.append(counts)
         else:
-            lines += [
-                f"{counts}, up to {rounded_up(entry.worst.ratio)} of the bound: {entry.worst.what}",
-                f"    {reproduce(entry.worst)}",
-            ]
+            lines += [f"{counts}, error / bound {entry.closeness}: {entry.worst.what}", f"    {reproduce(entry.worst)}"]
     return "\n".join([*lines, *(f"\n{failure_table([m])}" for m in now.alarms)])

@@ -41,7 +41,7 @@ HEADER = ["variant", "reference", "version", "cases", "edges", "two threads", "e
 
 def _row(entry: Found) -> list[str]:
     counts = [str(entry.cases), str(entry.edges), str(entry.threads)] if not entry.missing else [entry.missing, "", ""]
-    closest = [f"≤ {rounded_up(entry.worst.ratio)}", entry.worst.what] if entry.worst else ["", ""]
+    closest = [entry.closeness, entry.worst.what if entry.worst else ""]
     return [f"[{entry.variant}]({entry.variant}.md)", entry.reference, entry.version, *counts, *closest]
 
 

@@ -194,7 +194,7 @@ def test_a_case_is_counted_once_and_what_is_capped_is_an_alarm():
     entry.add([PLAIN, PLAIN.but(d_in=1)], [one])
     entry.add([PLAIN, PLAIN.but(threads=2)], [capped])
     assert (entry.cases, entry.edges, entry.threads) == (3, 1, 1)
-    assert (entry.closest, entry.alarms, entry.worst) == ([one], [capped], capped)
+    assert (entry.closest, entry.alarms, entry.worst, entry.closeness) == ([one], [capped], capped, "alarm")
 
 
 def test_a_run_has_as_many_threads_as_its_case():
