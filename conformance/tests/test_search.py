@@ -1,8 +1,10 @@
 """The search: what it draws, that it finds what only large, scaled or threaded cases show, and how it ends."""
 
 import dataclasses
+import itertools
 import json
 import re
+from collections import Counter
 
 import hypothesis
 import pytest
@@ -11,11 +13,12 @@ from hypothesis import given, settings
 
 from conformance import findings, hunt, runs
 from conformance.__main__ import main
-from conformance.checks.search import SPLITS, SWEEP, cases, everything, octaves
+from conformance.checks.search import SPLITS, SWEEP, at, cases, everything, octaves
 from conformance.findings import Found
 from conformance.known_bugs import Bug, planted
 from conformance.suite_of import suite_of
 from conformance.terminal import reproduce
+from conformance.trial import Trial
 from conformance.variants import known
 from refs.case import Case
 
@@ -74,7 +77,8 @@ def last(*variants, **limits):
 def test_the_same_is_found_by_any_number_of_processes():
     one, two = (findings.to_json(last("ia3", "delora", cases=130, processes=processes)) for processes in (1, 2))
     assert one == two
-    assert one != findings.to_json(last("ia3", "delora", cases=130, seed=1))
+    other = dataclasses.replace(last("ia3", "delora", cases=130, seed=1), seed=0)
+    assert one != findings.to_json(other)
 
 
 def test_it_stops_at_the_number_of_cases_and_at_the_time():
@@ -131,6 +135,15 @@ def test_what_gave_an_alarm_is_searched_no_further_and_others_are():
         by_variant.setdefault(entry.variant, []).append(entry)
     assert all(len(entry.alarms) == 1 for entry in by_variant["lora"])
     assert all(not entry.alarms and entry.cases > hunt.ROUND for entry in by_variant["ia3"])
+
+
+def test_what_other_processes_did_after_an_alarm_does_not_count(monkeypatch):
+    def three_rounds(units, processes):
+        yield from map(hunt.searched, list(itertools.islice(units, 9)))
+
+    monkeypatch.setattr(hunt, "_in_order", three_rounds)
+    with planted(bug("    s = scale(config) * 2\n")):
+        assert [len(entry.alarms) for entry in last("lora", cases=10**6).found] == [1, 1, 1]
 
 
 def test_an_exception_of_the_candidate_is_an_alarm_with_its_smallest_case():
@@ -217,3 +230,13 @@ def test_unusable_numbers_are_refused(arguments, capsys):
         main(["search", *arguments])
     assert left.value.code == 2
     assert f"should be at least 1, got {arguments[1]}" in capsys.readouterr().err
+
+
+def test_a_candidate_on_two_threads_is_compared_with_references_on_one_and_on_two():
+    suite = suite_of("lora")
+    reference = suite.references[0]
+    trial = Trial(suite=suite, check="shape sweep", candidate=suite.candidate, reference=reference)
+    for threads in (1, 2):
+        assert Counter(m.what for m in at(trial, PLAIN.but(threads=threads))) == dict.fromkeys(
+            ("output", "grad.x", "grad.lora_A", "grad.lora_B"), threads
+        )
