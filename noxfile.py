@@ -118,7 +118,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def search(session: nox.Session) -> None:
-    """Draw cases of any shape, rank, spectrum and option and climb towards the largest error: `-- --minutes 60`, `-- lora --seed 7`."""
+    """Draw 10,000 cases of any shape, scale and option and climb towards the largest error: `-- --cases 1000`, `-- lora --seed 7`."""
     install(session, "test")
     python(session, "-m", "conformance", "search", *session.posargs)
 

@@ -51,12 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_reproduce)
 
     command = commands.add_parser(
-        "search", help="draw cases of any shape and climb towards the largest error, for as long as it is told"
+        "search", help="draw thousands of cases of any shape and scale, and climb towards the largest error"
     )
     command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
-    command.add_argument("--minutes", type=float, default=10.0, help="how long (default %(default)g)")
-    command.add_argument("--largest", type=_size, default=512, help="the largest d_in and d_out (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count on (default %(default)s)")
+    command.add_argument("--cases", type=_positive, default=10_000, help="when to stop (default %(default)s)")
+    command.add_argument("--minutes", type=float, help="when to stop in any case (default: never)")
+    command.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one a core, here %(default)s)"
+    )
+    command.add_argument("--largest", type=_positive, default=512, help="the largest d_in and d_out (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="the same one draws the same cases (default %(default)s)")
+    command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where to write search.json (default {RUN})")
     command.set_defaults(run=_search)
 
     command = commands.add_parser("bugs", help="plant every known bug and show which checks turn red")
@@ -130,15 +135,11 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     check_known(options.variant)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # of lite, attached thousands of times
     from conformance.hunt import report
 
-    return report(options.variant or known(), minutes=options.minutes, largest=options.largest, seed=options.seed)
-
-
-def _size(text: str) -> int:
-    if (size := int(text)) < 2:
-        raise argparse.ArgumentTypeError(f"should be at least 2, got {size}")
-    return size
+    limits = {name: getattr(options, name) for name in ("cases", "minutes", "largest", "seed")}
+    return report(options.variant or known(), options.run_folder, processes=options.jobs, **limits)
 
 
 def _positive(text: str) -> int:

@@ -19,7 +19,7 @@ from refs.formula import RESIDUAL, Formula
 from refs.maps import Entry, parse
 from refs.problem import Problem, base
 from refs.subject import Subject, caller, seed
-from refs.threads import one_thread
+from refs.threads import threads
 
 Factory = Callable[[nn.Module, Case], nn.Module]
 
@@ -84,7 +84,7 @@ class FactoryLayer:
     def _module(self, case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
         layer = base_layer(case, weight, bias).requires_grad_(False)
         seed(case)
-        with one_thread():
+        with threads(case.threads):
             module = self.factory(layer, case)
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory should return an nn.Module, got {type(module).__name__} for {case!r}")

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -47,9 +46,7 @@ class Job:
             with one_thread():
                 self.check.function(trial)
         except Exception as error:  # a candidate may raise anything
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
-            trial.report(Verdict.ERROR, "run", trial.at, got=got, should="no exception")
+            trial.raised(error)
         if only is not None:
             trial.measured = [m for m in trial.measured if only in (m.case_id, m.case)]
         elif not trial.measured:

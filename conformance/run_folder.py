@@ -20,10 +20,7 @@ PACKAGES = ("torch", "peft", "transformers", "safetensors", "numpy")
 
 def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     """Replace the folder's content by this run's; raises OSError if it cannot be written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n")
+    prepare(folder)
     # An older run's pages, and nothing else that may lie here; its record may be damaged.
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         for old in json.loads((folder / RUN).read_text(encoding="utf-8"))["variants"]:
@@ -35,6 +32,14 @@ def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     for certificate in certificates:
         _write(folder / f"{certificate.variant}.md", page(certificate))
     _write(folder / RUN, json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder, where git ignores it; raises OSError if it cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
 
 
 def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:

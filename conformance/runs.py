@@ -7,14 +7,14 @@ from torch import Tensor
 from refs.case import Case
 from refs.closed_form import sensitivity, start_sensitivity
 from refs.formula import Formula
-from refs.problem import Problem, problem
+from refs.problem import Problem, forget_problems, problem
 from refs.subject import Implementation, Subject, Trace, run, run_at
-from refs.threads import one_thread
+from refs.threads import threads
 
 
 def build(implementation: Implementation, case: Case, formula: Formula, numbers: Problem | None = None) -> Subject:
     """A fresh subject at its own init. numbers: another case's, to run them in this case's dtype."""
-    with one_thread():
+    with threads(case.threads):
         return implementation.build(case, numbers or problem(case, formula))
 
 
@@ -61,3 +61,10 @@ def started(implementation: Implementation, case: Case, formula: Formula, offset
     """The trainables at the implementation's own init, on the case's numbers, with the seed moved by `offset`."""
     subject = build(implementation, case.but(seed=case.seed + offset), formula, problem(case, formula))
     return {name: subject.read(name) for name in problem(case, formula).parameters if name in subject.map}
+
+
+def forget() -> None:
+    """Drop everything that was computed."""
+    for cached in (at_values, oracle, at_own_init, _kappa, start_kappa, started):
+        cached.cache_clear()
+    forget_problems()

@@ -1,5 +1,6 @@
 """What a check gets: the candidate, one reference, the cases; and how it reports what it measures."""
 
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,12 @@ class Trial:
     def not_applicable(self, reason: str, case: Case | None = None, *, evidence: bool = True) -> None:
         """Add the reason why something cannot be asked. evidence False: because of the candidate."""
         self.report(Verdict.NOT_APPLICABLE, case=case, reason=reason, evidence=evidence)
+
+    def raised(self, error: Exception) -> None:
+        """Add an exception, where a run was to be measured."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        got = f"{type(error).__name__}: {error} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
+        self.report(Verdict.ERROR, "run", self.at, got=got, should="no exception")
 
     def untested(self, reason: str, case: Case | None = None) -> None:
         """Add the reason why something was not tested."""

@@ -60,6 +60,11 @@ class Measurement:
     reason: str = ""
     evidence: bool = True
 
+    @property
+    def ratio(self) -> float:
+        """The error in units of its bound; 0 where there is none."""
+        return self.error / self.bound if self.bound else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for xdist's transport."""
         return asdict(self) | {"verdict": str(self.verdict)}

@@ -60,7 +60,7 @@ def batches(case: Case) -> tuple[Batch, ...]:
     """
     if case.data not in KINDS:
         raise ValueError(f"unknown kind of data {case.data!r}; known: {', '.join(KINDS)}")
-    return _cached(case.numbers.but(state="init", alpha=None, bias=True, batch=()))
+    return _cached(case.numbers.but(state="init", alpha=None, bias=True, batch=(), scales=(1.0, 1.0, case.scales[2])))
 
 
 @functools.lru_cache(maxsize=128)
@@ -118,7 +118,7 @@ def _rounded(batch: Batch, case: Case) -> Batch:
     def to(tensor: Tensor) -> Tensor:
         return tensor.to(case.torch_dtype).double()
 
-    return Batch(to(batch.layer), to(batch.beside), batch.attention, batch.labels)
+    return Batch(to(case.scales[2] * batch.layer), to(batch.beside), batch.attention, batch.labels)
 
 
 def model_inputs(case: Case, data: tuple[Batch, ...]) -> list[dict[str, Any]]:

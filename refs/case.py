@@ -19,8 +19,10 @@ class Case:
     dtype, adapter_dtype: of the base and, if it differs, of the adapter.
     weight: kind of base weight and input: "random", "decay" (singular values apart), "gap" (after the rank-th), "flat", "deficient",
         or "minilm:MODULE" (pretrained, real tokens).
+    scales: what the base weight, the bias and the input (and the data) are multiplied by.
     data: what a start from data is taken from: "" (the method uses none), or a kind of `refs.calibration`.
     options: the variant's own options as (name, value) pairs, named as in lite's config.
+    threads: of torch. A candidate on several is compared with references on one, and on as many.
     mode: "eval" or "train". state: "init", "perturbed", "own" (perturbed, beside the implementation's own frozen tensors), or one of the variant's states.
     """
 
@@ -35,7 +37,9 @@ class Case:
     dtype: str = "float64"
     adapter_dtype: str | None = None
     device: str = "cpu"
+    threads: int = 1
     weight: str = "random"
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
     data: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     mode: str = "train"
@@ -66,7 +70,9 @@ class Case:
     def numbers(self) -> "Case":
         """The case that has the same numbers: these do not depend on how it is run."""
         options = tuple((name, value) for name, value in self.options if name != "dropout")
-        return dataclasses.replace(self, options=options, mode="train", layer="linear", call="positional", adapter_dtype=None)
+        return dataclasses.replace(
+            self, options=options, mode="train", layer="linear", call="positional", adapter_dtype=None, threads=1
+        )
 
     def option(self, name: str, default: Any) -> Any:
         """The value of one of the variant's own options."""
@@ -83,12 +89,13 @@ class Case:
         parts = [
             f"{self.d_in}x{self.d_out}" if not self.weight.startswith("minilm") else self.weight.replace("minilm:", "minilm."),
             f"r{self.rank}" if self.rank else "",
-            f"alpha{str(self.alpha).removesuffix('.0')}" if self.alpha else "",
+            f"alpha{_short(self.alpha)}" if self.alpha else "",
             "" if self.bias else "nobias",
             "" if self.layer == "linear" else self.layer,
             "" if self.call == "positional" else self.call,
             "x".join(map(str, self.batch)),
             self.weight if not self.weight.startswith("minilm") else "",
+            "" if self.scales == (1, 1, 1) else "scales" + "x".join(map(_short, self.scales)),
             self.data,
             *(f"{name}={value}" for name, value in self.options),
             self.mode,
@@ -96,8 +103,13 @@ class Case:
             self.dtype + (f"+{self.adapter_dtype}" if self.adapter_dtype else ""),
             f"seed{self.seed}" if self.seed else "",
             "" if self.device == "cpu" else self.device,
+            "" if self.threads == 1 else f"threads{self.threads}",
         ]
         return "-".join(part for part in parts if part)
+
+
+def _short(number: float) -> str:
+    return str(number).removesuffix(".0")
 
 
 def as_dtype(name: str) -> torch.dtype:

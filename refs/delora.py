@@ -13,6 +13,7 @@ from torch import Tensor
 
 from refs.case import Case
 from refs.formula import Exactly, Formula, Init, Tensors, Uniform
+from refs.numbers import spread
 from refs.peft_layer import ADAPTER, PeftLayer
 
 DEFAULT_RANK, DEFAULT_LAMBDA = 8, 15.0
@@ -57,7 +58,7 @@ def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Ten
 
 def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:
     """A around its start, B of A's size; the update does not depend on their sizes, so λ carries the strength."""
-    size = start["lora_A"].std()
+    size = spread(start["lora_A"])
     return {
         "lora_A": start["lora_A"] + 0.3 * size * noise["lora_A"],
         "lora_B": size * noise["lora_B"],
@@ -68,10 +69,9 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
 def clamped(case: Case, perturbed: Tensors) -> Tensors:
     """One column of B and one row of A below the clamp, the next ones just above it."""
     A, B = perturbed["lora_A"].clone(), perturbed["lora_B"].clone()
-    A[0] *= 0.7 * CLAMP / A[0].norm()
-    B[:, 0] *= 1.3 * CLAMP / B[:, 0].norm()
-    A[1] *= 1.3 * CLAMP / A[1].norm()
-    B[:, 1] *= 0.7 * CLAMP / B[:, 1].norm()
+    for factor, sizes in ((A, (0.7, 1.3)), (B.T, (1.3, 0.7))):
+        for row, size in zip(factor, sizes, strict=False):
+            row *= size * CLAMP / row.norm()
     return perturbed | {"lora_A": A, "lora_B": B}
 
 

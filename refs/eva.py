@@ -147,5 +147,7 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
 
 
 def unable(case: Case) -> str | None:
-    """Refused by peft's config."""
+    """Refused by peft's config and by its decomposition."""
+    if most(case) > case.d_in:
+        return "fails where more components are asked for than there are inputs"
     return "has lora_bias with LoRA's own start only" if case.option("lora_bias", False) else None

@@ -59,6 +59,7 @@ FORMULA = Formula(
     adapted=adapted,
     moved=moved,
     states={"parallel": parallel, "unpaired": unpaired},
+    chain=rank,  # reflections, one after the other
 )
 
 

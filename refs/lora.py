@@ -10,7 +10,7 @@ from torch import Tensor
 
 from refs.case import Case
 from refs.formula import Drawn, Exactly, Formula, Init, Normal, Tensors, Uniform
-from refs.numbers import normal
+from refs.numbers import normal, spread
 from refs.peft_layer import ADAPTER, PeftLayer
 
 # Of the closed form where a case leaves them out: peft's.
@@ -65,7 +65,7 @@ def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Ten
 
 def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:
     """A around its start, B from its own, and its bias: these carry the strength."""
-    A = start["lora_A"] + 0.3 * start["lora_A"].std() * noise["lora_A"]
+    A = start["lora_A"] + 0.3 * spread(start["lora_A"]) * noise["lora_A"]
     rest = {name: start[name] + strength * noise[name] for name in start.keys() - {"lora_A"}}
     return {"lora_A": A} | {name: rest[name] for name in start if name in rest}
 

@@ -34,6 +34,11 @@ def normal(*key: object, shape: tuple[int, ...]) -> Tensor:
     return (uniform(*key, shape=(4, *shape)).sum(dim=0) - 2) * 3**0.5
 
 
+def spread(tensor: Tensor) -> Tensor:
+    """Standard deviation; of a single number, its size."""
+    return tensor.std() if tensor.numel() > 1 else tensor.abs().max()
+
+
 def spectrum(*key: object, d_out: int, d_in: int, values: Tensor) -> Tensor:
     """A (d_out, d_in) matrix with these singular values, in bases made of random reflections."""
     k = len(values)

@@ -11,6 +11,7 @@ from torch import Tensor
 from refs import lora
 from refs.case import Case
 from refs.formula import RESIDUAL, Decomposed, Formula, Init, Tensors
+from refs.numbers import spread
 from refs.peft_layer import ADAPTER, PeftLayer
 
 
@@ -39,7 +40,7 @@ def adapted(case: Case, weight: Tensor, bias: Tensor | None, p: Mapping[str, Ten
 
 def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensors:
     """Every tensor around its start, relative to its own size; a bias from zero."""
-    sizes = {name: value.std() if value.any() else 1.0 for name, value in start.items()}
+    sizes = {name: spread(value) if value.any() else 1.0 for name, value in start.items()}
     return {name: value + strength * sizes[name] * noise[name] for name, value in start.items()}
 
 

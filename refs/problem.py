@@ -62,7 +62,8 @@ def _base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
         x = normal(case.seed, "x", shape=(*case.batch, case.d_in))
     # The base is what float32 can hold even in float64: some references can only be built in float32 and then cast.
     coarse = case.but(dtype="float32") if case.dtype == "float64" else case
-    return rounded(weight, coarse), None if bias is None else rounded(bias, coarse), rounded(x, case)
+    of_weight, of_bias, of_x = case.scales
+    return rounded(of_weight * weight, coarse), None if bias is None else rounded(of_bias * bias, coarse), rounded(of_x * x, case)
 
 
 def _weight(case: Case) -> Tensor:
@@ -72,7 +73,7 @@ def _weight(case: Case) -> Tensor:
         case "random":
             return normal(case.seed, "weight", shape=(d_out, d_in)) / math.sqrt(d_in)
         case "decay":
-            values = 4 * 16.0 ** -(torch.arange(k) / (k - 1))
+            values = 4 * 16.0 ** -(torch.arange(k) / max(k - 1, 1))
         case "gap":
             values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
         case "flat":
@@ -148,7 +149,9 @@ def _problem(case: Case, formula: Formula) -> Problem:
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
     cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))
     if effect > 2.0**-20:  # below, the move is rounding noise
-        cotangent = cotangent + contribution * (cotangent.norm() / contribution.norm())
+        along = contribution * (cotangent.norm() / contribution.norm())
+        both = cotangent + along
+        cotangent = both if both.norm() > along.norm() / 8 else cotangent - along  # a single output's two parts may cancel
     data = batches(case) if formula.init_from else ()
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
 
@@ -157,3 +160,9 @@ def problem(case: Case, formula: Formula) -> Problem:
     """The numbers of a case."""
     with one_thread():
         return _problem(case.numbers, formula)
+
+
+def forget_problems() -> None:
+    """Drop all numbers that were made."""
+    for cached in (_base, _perturbed, _problem):
+        cached.cache_clear()

@@ -20,17 +20,26 @@ PER_OUTPUT = {"road_1": 0.5, "road_2": 1, "road_4": 2}
 
 
 def init(case: Case, weight: Tensor) -> dict[str, Init]:
-    """No angle, no stretch."""
-    size = int(weight.shape[0] * PER_OUTPUT[case.option("road_variant", DEFAULT_VARIANT)])
+    """No angle, no stretch; ValueError where a group does not divide d_out."""
+    d_out = weight.shape[0]
+    if d_out % (g := group_size(case, d_out)):
+        raise ValueError(f"group_size should divide d_out = {d_out}, got {g}")
+    size = int(d_out * PER_OUTPUT[case.option("road_variant", DEFAULT_VARIANT)])
     return {
         "lora_theta": Exactly(torch.zeros(size, dtype=torch.float64)),
         "lora_alpha": Exactly(torch.ones(size, dtype=torch.float64)),
     }
 
 
+def group_size(case: Case, d_out: int) -> int:
+    """Outputs in a group. A default one that is larger than the layer ends with it."""
+    size: int = case.option("group_size", DEFAULT_GROUP)
+    return min(size, d_out)
+
+
 def rotation(case: Case, d_out: int, theta: Tensor, alpha: Tensor) -> Tensor:
-    """R (d_out, d_out). A default group that is larger than the layer ends with it."""
-    g = min(case.option("group_size", DEFAULT_GROUP), d_out)
+    """R (d_out, d_out)."""
+    g = group_size(case, d_out)
     rows, half = torch.arange(d_out), g // 2
     group, place = rows // g, rows % g
     upper = place < half

@@ -12,7 +12,7 @@ from refs.formula import Formula, Tensors
 from refs.gauge import signs, turned
 from refs.maps import Entry
 from refs.problem import Problem, base
-from refs.threads import one_thread
+from refs.threads import threads
 
 Trace = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -132,7 +132,7 @@ def run(subject: Subject, case: Case, problem: Problem, values: Tensors | None =
     names = list(problem.parameters) if case.mode == "train" else []
     live = [subject[name] for name in names]
     x = problem.x.to(case.device, case.torch_dtype, copy=True).requires_grad_()
-    with one_thread():
+    with threads(case.threads):
         seed(case)
         output = subject.call(x)
         trace: Trace = {"output": output.detach().clone()}

@@ -1,17 +1,22 @@
-"""One torch thread, so that sums are taken in one order whatever `-n` says."""
+"""How many threads torch has: one, so that sums are taken in one order whatever `-n` says, unless a case asks for more."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the block with one thread; the number there was comes back afterwards."""
+def threads(number: int) -> Iterator[None]:
+    """Run the block with so many threads; the number there was comes back afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Run the block with one thread."""
+    return threads(1)

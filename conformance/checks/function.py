@@ -14,7 +14,7 @@ from refs.case import Case
 from refs.closed_form import ClosedForm
 from refs.formula import Decomposed, Formula, Tensors
 from refs.problem import Problem, problem
-from refs.subject import Implementation, run
+from refs.subject import Implementation, Trace, run
 
 DROPOUTS = (0.3, 0.6)  # in turn: one alone could be a constant
 NUDGE = 1 + 2.0**-40  # far below float32, far above float64
@@ -97,29 +97,27 @@ def defaults(trial: Trial) -> None:
 def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool = True) -> None:
     """The float64 leg of the policy on the output, or on everything but the output."""
     for case in trial.cases(cases, guarded=guarded):
-        mine, theirs = (runs.at_values(side, case, trial.formula) for side in (trial.candidate, trial.truth))
-        kappa, e32 = runs.kappa(case, trial.formula), float32_errors(trial, case)
-        n = max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
-        for name, value in theirs.items():
-            if (name == "output") is not outputs:
-                continue
-            if name not in mine:
-                trial.report(
-                    Verdict.FAILS,
-                    name,
-                    case,
-                    got=f"output {tuple(mine['output'].shape)}, so no gradient",
-                    should=policy.describe(value),
-                )
-                continue
-            judgement = policy.same_function(mine[name], value, n=n, kappa=kappa[name], e32=e32.get(name, 0.0))
-            if judgement.verdict is Verdict.FAILS and _is_capped(
-                trial, case, name, policy.distance(mine[name], value), max(kappa[name] * policy.U32, e32.get(name, 0.0))
-            ):
-                judgement = Judgement(
-                    Verdict.CAPPED, judgement.error, judgement.bound, judgement.unit, reason="hard-casts to float32"
-                )
-            trial.judge(name, case, judgement)
+        for beside in dict.fromkeys((case.but(threads=1), case)):  # references on one thread, and on as many as the candidate
+            _compared(trial, case, runs.at_values(trial.truth, beside, trial.formula), outputs=outputs)
+
+
+def _compared(trial: Trial, case: Case, theirs: Trace, *, outputs: bool) -> None:
+    mine = runs.at_values(trial.candidate, case, trial.formula)
+    kappa, e32 = runs.kappa(case, trial.formula), float32_errors(trial, case)
+    n = trial.formula.chain(case) * max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
+    for name, value in theirs.items():
+        if (name == "output") is not outputs:
+            continue
+        if name not in mine:
+            got = f"output {tuple(mine['output'].shape)}, so no gradient"
+            trial.report(Verdict.FAILS, name, case, got=got, should=policy.describe(value))
+            continue
+        judgement = policy.same_function(mine[name], value, n=n, kappa=kappa[name], e32=e32.get(name, 0.0))
+        if judgement.verdict is Verdict.FAILS and _is_capped(
+            trial, case, name, policy.distance(mine[name], value), max(kappa[name] * policy.U32, e32.get(name, 0.0))
+        ):
+            judgement = Judgement(Verdict.CAPPED, judgement.error, judgement.bound, judgement.unit, reason="hard-casts to float32")
+        trial.judge(name, case, judgement)
 
 
 def compare_below(trial: Trial, cases: Iterable[Case]) -> None:
@@ -133,7 +131,7 @@ def compare_below(trial: Trial, cases: Iterable[Case]) -> None:
 
 def float32_errors(trial: Trial, case: Case) -> dict[str, float]:
     """The reference's own relative float32 error on the same numbers: the instability of its algorithm, which κ cannot see."""
-    single = case.but(dtype="float32")
+    single = case.but(dtype="float32", threads=1)
     if trial.truth.refuses(single) or case.option("dropout", 0.0):  # dropout draws other masks in another dtype
         return {}
     low, exact = runs.at_values(trial.truth, single, trial.formula), runs.oracle(trial.truth, single, trial.formula)

@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from conformance import floor_run, run_folder
+from conformance import floor_run, run_folder, search_results
 from conformance.policy import RATIO
-from conformance.report import audit, badges, bugs, floor_plot, history, plot, upstream
+from conformance.report import audit, badges, bugs, floor_plot, history, plot, searched, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
+from conformance.search_results import Searched
 from conformance.suite_of import suite_of
 from conformance.variants import known
 from refs.threads import one_thread
@@ -22,9 +23,11 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
+    The search has its own data beside its page: they are replaced if the run's folder holds a whole search of all variants.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
-    pages = _pages(*_full(run), root)
+    new = search_results.read(run)
+    pages = _pages(*_full(run), root, new if new and new.is_complete(known()) else None)
     for path in pages:
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
@@ -36,7 +39,8 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. Raises as `render` does.
+    machine; plots are not compared. A run says nothing about the search: its page has to be that of its committed data.
+    Raises as `render` does.
     """
     summaries, machine = _full(run)
     reports = root / "reports"
@@ -49,7 +53,7 @@ def check(run: Path, root: Path) -> list[str]:
         for key, now in summary.to_dict().items():
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
-    pages = _pages(summaries, machine, root)
+    pages = _pages(summaries, machine, root, None)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):
             found.append(f"{path.relative_to(root).as_posix()} is not what this run renders")
@@ -57,18 +61,21 @@ def check(run: Path, root: Path) -> list[str]:
     return found + [f"{path.relative_to(root).as_posix()} belongs to no variant" for path in strangers]
 
 
-def _pages(summaries: list[Summary], machine: dict[str, str], root: Path) -> dict[Path, str]:
-    """Everything that is rendered; the history is the committed one, continued."""
+def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: Searched | None) -> dict[Path, str]:
+    """Everything that is rendered; the history is the committed one, continued, and so is the search unless there is a new one."""
     reports, readme = root / "reports", root / "README.md"
+    search = new or search_results.read(reports)
     past = history.continued(_text(reports / HISTORY), summaries)
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
-        reports / "README.md": _index(summaries, past, machine),
+        reports / "README.md": _index(summaries, past, machine, search),
         reports / UPSTREAM: upstream.page(),
         reports / VERDICTS: _verdicts(summaries),
         reports / KNOWN_BUGS: bugs.page(summaries),
     }
+    if search:
+        pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
     for summary in summaries:
         with one_thread():
             pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary, machine)
@@ -136,7 +143,7 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
     return re.sub(f"{START}.*{END}", lambda _: f"{START}\n{table(header, rows)}\n{END}", readme, flags=re.DOTALL)
 
 
-def _index(summaries: list[Summary], past: str, machine: dict[str, str]) -> str:
+def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None) -> str:
     rows = [
         [
             f"[{s.variant}]({s.variant}.md)",
@@ -168,6 +175,8 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str]) -> str:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}). [Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
+        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}).",
+        *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
+        f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
     return "\n\n".join(parts) + "\n"

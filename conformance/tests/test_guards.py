@@ -133,3 +133,14 @@ def test_a_case_without_guards_is_untested_not_measured():
     found = cell.measure()
     assert {m.verdict for m in found} == {"untested"}
     assert {m.reason for m in found} == {"the case has no guards: the scale is 1: 1 and alpha hide a wrong one"}
+
+
+def test_edges_let_rank_one_pass_and_nothing_else():
+    assert unguarded(CASE.but(rank=1), lora.FORMULA, edges=True) is None
+    assert unguarded(CASE.but(alpha=4.0), lora.FORMULA, edges=True) == "the scale is 1: 1 and alpha hide a wrong one"
+    assert unguarded(CASE.but(rank=1, options={"rslora": False}), lora.FORMULA, edges=True) == "option rslora changes nothing here"
+
+
+def test_an_option_without_which_there_is_no_such_layer_matters():
+    road = SUITES["road"].formula
+    assert unguarded(Case(d_in=9, d_out=68, options=(("group_size", 4),)), road) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lite
-from conformance import floor_run, report, run_folder
+from conformance import floor_run, report, run_folder, search_results
 from conformance.certificate import Certificate
 from conformance.documentation import gaps, parse
 from conformance.floor import Floor
@@ -19,11 +19,13 @@ from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, planted
 from conformance.report import history
 from conformance.report.summary import Summary
+from conformance.search_results import Found, Searched
 from conformance.suite_of import suite_of
 from conformance.suites.lite_layers import LiteLayer
 from conformance.suites.test_delora import SUITE as DELORA
+from conformance.terminal import reproduce
 from conformance.variants import known
-from conformance.verdict import Verdict
+from conformance.verdict import Verdict, rounded_up
 
 ROOT = Path(__file__).parents[2]
 
@@ -292,3 +294,63 @@ def test_lites_own_documentation_has_no_gap(name):
         f.name for f in dataclasses.fields(lite.Config)
     }
     assert set(suite.candidate.documentation.options) == own
+
+
+@pytest.fixture
+def searched(run, tmp_path_factory):
+    """The run beside a search; a function that writes another."""
+    folder = tmp_path_factory.mktemp("searched")
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    certificates, machine = run_folder.read(run)
+    measured = {c.variant: [m for m in c if m.unit == "u64" and m.error] for c in certificates}
+    found = [Found(name, "peft", "peft 0", cases=30, edges=3, closest=measured[name][:2]) for name in VARIANTS]
+
+    def write(**changes):
+        search_results.write(folder, replace(Searched(5, 512, 100, tuple(found), machine), **changes))
+        return folder
+
+    return write
+
+
+def test_a_whole_search_has_its_page_and_keeps_it_until_the_next(run, checkout, searched):
+    assert not (checkout / "reports" / "search.md").exists()
+    report.render(searched(), checkout)
+    page = (checkout / "reports" / "search.md").read_text()
+    assert "**120 cases, 0 alarms.** 12 cases have a size or rank of one" in page
+    assert "`nox -s search -- --cases 100 --largest 512 --seed 5`" in page
+    closest = search_results.read(checkout / "reports").found[1].worst
+    assert closest.variant == "delora"
+    assert f"| [delora](delora.md) | peft | peft 0 | 30 | 3 | 0 | ≤ {rounded_up(closest.ratio)} | {closest.what} |" in page
+    assert f"- `{reproduce(closest)}`" in page
+    assert "[Search](search.md): 120 generated cases, 0 alarms." in (checkout / "reports" / "README.md").read_text()
+    before = contents(checkout)
+    assert report.check(run, checkout) == []
+    report.render(run, checkout)  # a run without a search
+    assert contents(checkout) == before
+
+
+def test_a_search_that_was_cut_short_or_narrowed_is_not_taken_over(run, checkout, searched):
+    before = contents(checkout)
+    for changes in ({"asked": 121}, {"found": ()}):
+        report.render(searched(**changes), checkout)
+        assert contents(checkout) == before
+
+
+def test_an_alarm_is_on_the_page_with_both_sides(checkout, searched):
+    alarm = replace(
+        next(iter(search_results.read(searched()).found)).worst, got="off by 2^20 u64", should="at most 8 u64", error=9.0, bound=1.0
+    )
+    found = [Found(name, "peft", "", cases=30, alarms=[alarm] if name == "lora" else []) for name in VARIANTS]
+    report.render(searched(found=tuple(found)), checkout)
+    page = (checkout / "reports" / "search.md").read_text()
+    assert "**120 cases, 1 alarms.**" in page
+    assert f"{alarm.what}: got off by 2^20 u64, should be at most 8 u64; `{reproduce(alarm)}`" in page
+
+
+def test_the_check_sees_another_page_of_the_search_and_damaged_data(run, checkout, searched):
+    report.render(searched(), checkout)
+    replaced("0 alarms", "no alarms")(checkout / "reports" / "search.md")
+    assert "reports/search.md is not what this run renders" in report.check(run, checkout)
+    (checkout / "reports" / "search.json").write_text("[]")
+    with pytest.raises(ValueError, match="make it again with: nox -s search"):
+        report.check(run, checkout)

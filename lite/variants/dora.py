@@ -3,8 +3,8 @@
 y = b + (m/n) ∘ (x Vᵀ),  V = W + s·BA,  n_i = ‖V_i‖₂ per output row, detached;  m (d_out,) starts at ‖W_i‖₂
 With dropout in training: y = x Wᵀ + b + (m/n − 1) ∘ (drop(x) Wᵀ) + (m/n) ∘ s·(drop(x) Aᵀ) Bᵀ.
 Identity at init: B = 0 and m = n, so m/n is exactly 1 and the added terms exactly zero.
-Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this. Where b is much
-larger than x Wᵀ, (x Wᵀ + b) − b costs digits of the gradient of m, as in peft.
+Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this. Under a bias
+x Wᵀ is computed again: peft takes (x Wᵀ + b) − b, which costs digits of the gradient of m where b is large.
 Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`).
 """
 
@@ -49,16 +49,13 @@ def init(config: DoRAConfig, layer: Layer) -> dict[str, Tensor]:
 
 def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
     A, B, m = t["lora_A"], t["lora_B"], t["lora_m"]
-    s, bias, W = lora.scale(config), layer.bias, layer.weight.to(m.dtype)
+    s, W = lora.scale(config), layer.weight.to(m.dtype)
     with torch.no_grad():
         n = torch.linalg.norm(W + s * (B @ A), dim=1)  # (d_out,)
     gain: Tensor = m / n  # (d_out,)
-    if config.dropout and layer.module.training:
-        x = F.dropout(x, config.dropout)
-        base = F.linear(x, W)
-    else:
-        base = y if bias is None else y - bias
-    return y + (gain - 1) * base + gain * F.linear(F.linear(x, A) * s, B)
+    dropped = F.dropout(x, config.dropout) if config.dropout and layer.module.training else x
+    base = y if layer.bias is None and dropped is x else F.linear(dropped, W)  # y − b would lose digits under a large b
+    return y + (gain - 1) * base + gain * F.linear(F.linear(dropped, A) * s, B)
 
 
 DORA = register(

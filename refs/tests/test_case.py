@@ -40,6 +40,8 @@ CASES = st.builds(
     dtype=st.sampled_from(["float64", "float32", "bfloat16", "float16"]),
     adapter_dtype=st.none() | st.sampled_from(["float32", "bfloat16"]),
     device=st.sampled_from(["cpu", "cuda", "cuda:1"]),
+    threads=st.integers(1, 3),
+    scales=st.tuples(*[st.sampled_from([1.0, 1e-3, 10.0, 100.0])] * 3),
     options=OPTIONS.map(lambda values: tuple(values.items())),
     mode=st.sampled_from(["train", "eval"]),
     state=st.sampled_from(["init", "perturbed", "clamped"]),
@@ -85,6 +87,9 @@ def test_an_id_reads_like_this():
         options={"rslora": True}, alpha=2.5, mode="eval", state="init", weight="flat",
     )  # fmt: skip
     assert changed.id == ("24x16-r4-alpha2.5-nobias-other-keyword-2x5-flat-rslora=True-eval-init-bfloat16+float32-seed3-cuda")
+    assert PLAIN.but(scales=(0.001, 1.0, 100.0), threads=2).id == (
+        "24x16-r4-alpha6-2x5-random-scales0.001x1x100-train-perturbed-float64-threads2"
+    )
     pretrained = Case(d_in=384, d_out=384, batch=(3, 10), weight=QUERY)
     assert pretrained.id == "minilm.encoder.layer.3.attention.self.query-3x10-train-perturbed-float64"
 

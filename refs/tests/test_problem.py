@@ -260,3 +260,27 @@ def test_in_the_clamped_state_another_clamp_is_another_function(monkeypatch, cla
     monkeypatch.setattr(delora, "CLAMP", clamp)
     other, _ = delora.adapted(case, numbers.weight, None, numbers.parameters)
     assert (other - weight).norm() > 0.05 * (weight - numbers.weight).norm()
+
+
+def test_scales_multiply_weight_bias_and_input():
+    plain, scaled = base(CASE), base(CASE.but(scales=(1e-3, 10.0, 1e3)))
+    for before, after, scale in zip(plain, scaled, (1e-3, 10.0, 1e3), strict=True):
+        torch.testing.assert_close(after, scale * before, rtol=1e-6, atol=0)
+    assert all(tensor.equal(tensor.float().double()) for tensor in scaled[:2])  # what float32 can hold
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_cotangent_of_a_single_output_does_not_cancel(seed):
+    numbers = problem(Case(d_in=3, d_out=1, rank=2, alpha=3.0, batch=(1,), seed=seed), lora.FORMULA)
+    assert numbers.cotangent.abs() > 2.0**-3 * normal(seed, "cotangent", shape=(1, 1)).abs()
+
+
+def test_a_start_of_a_single_number_is_moved():
+    numbers = problem(Case(d_in=1, d_out=2, rank=1, alpha=3.0), lora.FORMULA)
+    assert numbers.parameters["lora_A"].isfinite().all()
+    assert numbers.parameters["lora_A"] != start(Case(d_in=1, d_out=2, rank=1), lora.FORMULA, numbers.weight)["lora_A"]
+
+
+def test_any_kind_of_weight_may_have_one_row():
+    for kind in ("random", "decay", "gap", "flat", "deficient"):
+        assert base(Case(d_in=1, d_out=4, rank=1, weight=kind))[0].isfinite().all()
