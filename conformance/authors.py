@@ -86,22 +86,21 @@ def differences(before: Traces, now: Traces, formula: Formula) -> list[str]:
     ]
     old = {(run.case, run.numbers): run for run in before.runs}
     new = {(run.case, run.numbers): run for run in now.runs}
-    found += [f"not run any more: {case}" for case, _ in old.keys() - new.keys()]
-    found += [f"not recorded: {case}" for case, _ in new.keys() - old.keys()]
+    found += [f"not run any more: {case.id}" for case, _ in old.keys() - new.keys()]
+    found += [f"not recorded: {case.id}" for case, _ in new.keys() - old.keys()]
     exact = all(before.made.get(name) == now.made.get(name) for name in MADE_WITH)
     for key in old.keys() & new.keys():
         found += list(_changes(old[key], new[key], None if exact else _exact_run(new, new[key]), formula))
     return sorted(found)
 
 
-def _exact_run(new: dict[tuple[str, str], Run], run: Run) -> Run:
+def _exact_run(new: dict[tuple[Case, str], Run], run: Run) -> Run:
     """The same numbers in float64."""
-    case = Case.parse(run.case)
-    return new.get((repr(case.but(dtype="float64")), run.numbers), run)
+    return new.get((run.case.but(dtype="float64"), run.numbers), run)
 
 
 def _changes(old: Run, new: Run, exact: Run | None, formula: Formula) -> Iterator[str]:
-    case = Case.parse(new.case)
+    case = new.case
     if old.trained != new.trained or old.tensors.keys() != new.tensors.keys():
         yield f"other tensors: {', '.join(sorted(old.tensors.keys() ^ new.tensors.keys())) or 'others are trained'} in {case.id}"
         return

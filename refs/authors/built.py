@@ -1,12 +1,14 @@
 """What a driver makes of an author's code for a case."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
 from refs.authors.code import Code
+from refs.authors.manifest import Manifest
 from refs.case import Case
 from refs.problem import Problem
 
@@ -24,10 +26,20 @@ class Built:
 
 
 class Driver(Protocol):
-    """A module of `refs.authors.layers`. Only `build` touches the author's code, and only in a process of its own."""
+    """The module beside a manifest. Only `build` touches the author's code, and only in a process of its own."""
 
     def refuses(self, case: Case) -> str | None:
         """Why the layer cannot be built for the case, or None."""
 
     def build(self, code: Code, case: Case, numbers: Problem) -> Built:
         """The layer for the case, with its base weight and bias."""
+
+
+def driver_of(manifest: Manifest) -> Driver:
+    """A manifest's driver; FileNotFoundError if there is none."""
+    spec = importlib.util.spec_from_file_location(f"refs.authors.layers.{manifest.name}", manifest.driver)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cast("Driver", module)

@@ -1,10 +1,10 @@
-"""The process in which an author's code runs: python child.py NAME REQUEST RESULT. It reads numbers, runs a layer, writes traces."""
+"""The process in which an author's code runs: python child.py MANIFEST REQUEST RESULT. It reads numbers, runs a layer, writes traces."""
 
 import platform
 import resource
 import socket
 import sys
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
 SECONDS, BYTES = 300, 12 * 2**30  # of processor time and address space
@@ -22,12 +22,13 @@ def _confine() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
 
 
-def main(name: str, request: str, result: str) -> None:
+def main(manifest_file: str, request: str, result: str) -> None:
     """Run everything that is asked for. What goes wrong goes to standard error, with the case."""
     _confine()
     import torch
 
     from refs.authors import manifest, traces
+    from refs.authors.built import driver_of
     from refs.authors.code import Code
     from refs.authors.request import read
     from refs.case import Case
@@ -35,8 +36,8 @@ def main(name: str, request: str, result: str) -> None:
 
     torch.set_num_threads(1)
     torch.set_default_device("cpu")
-    about = manifest.read(name)
-    driver = import_module(f"refs.authors.layers.{name}")
+    about = manifest.read(Path(manifest_file).stem, Path(manifest_file).parent)
+    driver = driver_of(about)
     done = []
     for text, numbers, shapes in read(Path(request)):
         case = Case.parse(text)
@@ -55,7 +56,7 @@ def main(name: str, request: str, result: str) -> None:
             raise
         trained = tuple(key for key in entries if entries[key].name in subject.trainable)
         extra = subject.trainable - {entry.name for entry in entries.values()}
-        done.append(traces.Run(text, traces.digest(numbers), (*trained, *sorted(extra)), tensors))
+        done.append(traces.Run(case, traces.digest(numbers), (*trained, *sorted(extra)), tensors))
     packages = ("torch", *about.requires)
     made = {package: metadata.version(package) for package in packages}
     made |= {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}

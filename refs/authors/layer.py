@@ -5,16 +5,16 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from refs import minilm
 from refs.authors import manifest, recording, traces
-from refs.authors.built import Driver
+from refs.authors.built import Driver, driver_of
 from refs.authors.checkout import CheckoutError, is_there, root, verify
 from refs.authors.manifest import Manifest
 from refs.authors.request import Asked
@@ -32,7 +32,7 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 class AuthorLayer:
     """The layer of one manifest. cases: of the suite; which of them are recorded, and in which dtypes and states, says `asked`.
 
-    name: of its column. other_start: why its start and its defaults are not the method's, or None.
+    layers, vectors: where its manifest and its recorded traces are. name: of its column. other_start: why its start and its defaults are not the method's, or None.
     """
 
     layer: str
@@ -40,22 +40,24 @@ class AuthorLayer:
     cases: tuple[Case, ...]
     name: str = "author"
     other_start: str | None = None
+    layers: Path = manifest.LAYERS
+    vectors: Path = VECTORS
     starts: int = 1  # how many of its random starts there are for a case: one is recorded
 
     @functools.cached_property
     def manifest(self) -> Manifest:
         """What it is."""
-        return manifest.read(self.layer)
+        return manifest.read(self.layer, self.layers)
 
-    @property
+    @functools.cached_property
     def driver(self) -> Driver:
         """How it is built."""
-        return cast("Driver", import_module(f"refs.authors.layers.{self.layer}"))
+        return driver_of(self.manifest)
 
     @property
     def recorded_file(self) -> Path:
         """Where its recorded traces are."""
-        return VECTORS / f"{self.layer}.safetensors"
+        return self.vectors / f"{self.layer}.safetensors"
 
     @property
     def version(self) -> str:
@@ -76,11 +78,11 @@ class AuthorLayer:
         """What the layer cannot do, or what was not recorded."""
         if reason := self.driver.refuses(case):
             return reason
-        return None if repr(case) in self._index[1] else f"no trace of this case is recorded of {self.layer}"
+        return None if case in self._index[1] else f"no trace of this case is recorded of {self.layer}"
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """The layer as its trace tells; LookupError for numbers that it was not run on."""
-        key = (repr(case), traces.digest(problem))
+        key = (case, traces.digest(problem))
         if key not in self._index[0]:
             raise LookupError(f"{self.layer} was not run on these numbers: {case!r}")
         return replayed(self._index[0][key], problem)
@@ -141,7 +143,7 @@ class AuthorLayer:
         return made
 
     @functools.cached_property
-    def _index(self) -> tuple[dict[tuple[str, str], Run], set[str]]:
+    def _index(self) -> tuple[dict[tuple[Case, str], Run], set[Case]]:
         found = self._found[0]
         runs = found.runs if found else ()
         return {(run.case, run.numbers): run for run in runs}, {run.case for run in runs}

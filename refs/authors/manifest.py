@@ -18,6 +18,7 @@ WORDS = {"repository", "commit", "licence", "equation", "where", "files", "map",
 class Manifest:
     """What NAME.toml says.
 
+    file: where the manifest itself is; its driver, NAME.py, lies beside it.
     repository: its address. commit: 40 hexadecimal digits. licence: as the repository states it, or "none stated".
     equation: what the layer computes, in the project's notation. where: file and class, for pages.
     files: path in the repository → SHA-256 of the file. Nothing else of it is ever run.
@@ -25,7 +26,7 @@ class Manifest:
     requires: importable packages that the code needs besides torch. digest: SHA-256 of the manifest itself.
     """
 
-    name: str
+    file: Path
     repository: str
     commit: str
     licence: str
@@ -35,6 +36,16 @@ class Manifest:
     map: Mapping[str, Entry]
     requires: tuple[str, ...]
     digest: str
+
+    @property
+    def name(self) -> str:
+        """Of the layer."""
+        return self.file.stem
+
+    @property
+    def driver(self) -> Path:
+        """How it is built: a file of ours."""
+        return self.file.with_suffix(".py")
 
     @property
     def folder(self) -> str:
@@ -76,4 +87,4 @@ def read(name: str, folder: Path = LAYERS) -> Manifest:
             raise ValueError(f"{path.name}: {file} leads out of the checkout")
     entries = parse(said.pop("map"))
     requires = tuple(said.pop("requires", ()))
-    return Manifest(name=name, map=entries, requires=requires, digest=hashlib.sha256(data).hexdigest(), **said)
+    return Manifest(file=path, map=entries, requires=requires, digest=hashlib.sha256(data).hexdigest(), **said)

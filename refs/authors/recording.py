@@ -8,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from refs.authors import request, traces
-from refs.authors.checkout import verify
+from refs.authors.checkout import VARIABLE, verify
 from refs.authors.manifest import Manifest
 
 CHILD = Path(__file__).with_name("child.py")
 SECONDS = 600.0
+PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", VARIABLE)  # no tokens, no proxies
 
 
 class RecordingError(Exception):
@@ -27,13 +28,14 @@ def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float
     """
     verify(manifest)
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    quiet |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with TemporaryDirectory(prefix="conformance-author-") as folder:
         wanted, got = Path(folder) / "request.safetensors", Path(folder) / "traces.safetensors"
         request.write(wanted, asked)
-        command = [sys.executable, "-W", "ignore", "-P", str(CHILD), manifest.name, str(wanted), str(got)]
+        command = [sys.executable, "-W", "ignore", "-P", str(CHILD), str(manifest.file), str(wanted), str(got)]
         try:
             done = subprocess.run(
-                command, env=os.environ | quiet, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+                command, env=quiet, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise RecordingError(f"{manifest.name}: the author's code did not end within {seconds:g} s and was stopped") from error

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from refs.case import Case
 from refs.problem import Problem
 
 FORMAT = "author-traces"
@@ -24,9 +25,9 @@ FORMAT = "author-traces"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. case: its `repr`. numbers: digest of what it ran on. trained: canonical names. tensors: see the module."""
+    """One run. numbers: digest of what it ran on. trained: canonical names. tensors: see the module."""
 
-    case: str
+    case: Case
     numbers: str
     trained: tuple[str, ...]
     tensors: Mapping[str, Tensor]
@@ -75,7 +76,7 @@ def vars_of(batch: Any) -> dict[str, Tensor]:
 def write(file: Path, traces: Traces) -> None:
     """Replace a file, whole or not at all; OSError if it cannot be written."""
     tensors = {f"{n}/{name}": value.contiguous() for n, run in enumerate(traces.runs) for name, value in run.tensors.items()}
-    runs = [{"case": run.case, "numbers": run.numbers, "trained": list(run.trained)} for run in traces.runs]
+    runs = [{"case": repr(run.case), "numbers": run.numbers, "trained": list(run.trained)} for run in traces.runs]
     header = {
         "format": FORMAT,
         "provenance": json.dumps(traces.provenance),
@@ -107,7 +108,7 @@ def read(file: Path) -> Traces:
         runs = []
         for n, about in enumerate(json.loads(header["runs"])):
             own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(f"{n}/")}
-            runs.append(Run(about["case"], about["numbers"], tuple(about["trained"]), own))
+            runs.append(Run(Case.parse(about["case"]), about["numbers"], tuple(about["trained"]), own))
         return Traces(json.loads(header["provenance"]), json.loads(header["made"]), runs)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} holds no traces: {error}") from error
