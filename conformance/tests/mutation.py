@@ -125,8 +125,8 @@ def survivor(file: str, name: str) -> Mutant:
 
 def equivalents() -> dict[tuple[str, ...], str]:
     """(file, function, old, new) → why it makes no difference."""
-    entries = tomllib.loads(EQUIVALENTS.read_text()).get("equivalent", [])
-    return {tuple(entry[key].strip() for key in ("file", "function", "old", "new")): entry["reason"] for entry in entries}
+    entries = tomllib.loads(EQUIVALENTS.read_text())["equivalent"]
+    return {(e["file"], e["function"], e["old"], new): e["reason"] for e in entries for new in e["new"]}
 
 
 def report(files: list[str], console: Console) -> bool:

@@ -104,6 +104,13 @@ def test_a_scale_of_one_by_default_is_reported():
     assert unguarded(CASE.but(rank=8, alpha=None), lora.FORMULA) is not None
 
 
+def test_a_method_that_is_never_scaled_is_told_from_one_that_this_rank_does_not_scale():
+    by_rank = dataclasses.replace(lora.FORMULA, scale=lambda case: (case.alpha or 2.0) / case.rank)
+    never = dataclasses.replace(lora.FORMULA, scale=lambda case: (case.alpha or case.rank) / case.rank)
+    assert unguarded(CASE.but(rank=2, alpha=None), by_rank) == "the scale is 1: 1 and alpha hide a wrong one"
+    assert unguarded(CASE.but(rank=2, alpha=None), never) is None
+
+
 def test_an_option_that_changes_only_the_bias_matters():
     def adapted(case, weight, bias, p):
         return lora.adapted(case, weight, bias + 1.0 if case.option("lift", False) else bias, p)
