@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import lite
+from lite.layers import linear_layers
 from lite.tests.toys import DRAWN, EXACT, attach, bits, each, each_config, inputs, net
+from lite.variant import variant_of
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 each_drawn = each(*DRAWN)
@@ -46,6 +48,48 @@ def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtyp
     expected = start(config)
     default_dtype(dtype)
     assert same(start(config), expected)
+
+
+OTHERWISE = {  # drawn in other ways than by default
+    "gaussian": lite.LoRAConfig(r=2, init="gaussian"),
+    "orthogonal": lite.LoRAConfig(r=2, init="orthogonal"),
+    "DeLoRA's B": lite.DeLoRAConfig(r=2, init="kaiming"),
+}
+
+
+@pytest.mark.parametrize("config", OTHERWISE.values(), ids=OTHERWISE)
+@each_dtype
+def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, default_dtype):
+    expected = start(config)
+    default_dtype(dtype)
+    assert same(start(config), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "drawn"),
+    [
+        (lite.LoRAConfig(r=2), ["lora_A"]),
+        (OTHERWISE["gaussian"], ["lora_A"]),
+        (OTHERWISE["orthogonal"], ["lora_A", "lora_B"]),
+        (OTHERWISE["DeLoRA's B"], ["lora_A", "lora_B"]),
+        (lite.DeLoRAConfig(r=2), ["lora_A", "lora_B"]),
+        (lite.HRAConfig(r=2), ["lora_U"]),
+        (lite.LoRAXSConfig(r=2), ["lora_R"]),
+    ],
+    ids=str,
+)
+def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):
+    """One seed starts one adapter on every machine; the meta device draws nothing."""
+    layer = next(linear_layers(nn.Linear(6, 8)))
+
+    def draw():
+        torch.manual_seed(3)
+        values = variant_of(config).init(config, layer)
+        return {name: bits(values[name]) for name in drawn}
+
+    expected = draw()
+    with torch.device("meta"):
+        assert draw() == expected
 
 
 # DoRA's and DeLoRA's norms are those of the weight, rounded to the adapter's dtype first or last.
