@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutmut.mutation.diff_apply import get_diff_for_mutant
 from rich.console import Console
 from rich.table import Table
 
@@ -95,7 +94,7 @@ def folder_of(file: str) -> Path:
 
 
 def mutate(file: str, jobs: int) -> None:
-    """Run mutmut on one file, in a folder of its own; its progress goes to the terminal. CalledProcessError if it cannot run."""
+    """Run mutmut on one file, in a folder of its own; its progress goes to the terminal. Exits 1 if it cannot run."""
     folder = folder_of(file)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -103,7 +102,8 @@ def mutate(file: str, jobs: int) -> None:
         (folder / name).symlink_to(ROOT / name)
     lines = {"sources": SOURCES, "file": (file,), "tests": TESTS[file]}
     (folder / "setup.cfg").write_text(CONFIG.format(**{name: "\n    ".join(values) for name, values in lines.items()}))
-    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(jobs)], check=True, cwd=folder)
+    if subprocess.run([Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(jobs)], cwd=folder).returncode:
+        raise SystemExit(f"mutmut could not run on {file}: it says why above; the tests have to pass before anything is changed")
 
 
 def outcomes(file: str) -> dict[str, str]:
@@ -114,6 +114,8 @@ def outcomes(file: str) -> dict[str, str]:
 
 def survivor(file: str, name: str) -> Mutant:
     """What was changed in a mutant."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant  # its tests run where mutmut is not installed
+
     with chdir(folder_of(file)):
         diff = get_diff_for_mutant(name, path=file)
     changed = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
