@@ -6,7 +6,7 @@ from torch import nn
 
 import lite
 from lite.layers import linear_layers
-from lite.tests.toys import DRAWN, EXACT, attach, bits, each, each_config, inputs, net
+from lite.tests.toys import DRAWN, EXACT, RESIDUAL, attach, bits, calibration, each, each_config, inputs, net, trained
 from lite.variant import variant_of
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
@@ -90,6 +90,24 @@ def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn)
     expected = draw()
     with torch.device("meta"):
         assert draw() == expected
+
+
+@each("eva", *RESIDUAL)
+def test_what_is_taken_from_weight_and_data_is_computed_where_they_are(make):
+    layers = [nn.Linear(6, 8) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    data = calibration(layers[0])
+    expected = attach(layers[0], make(r=2), data).state_dict()
+    with torch.device("meta"):
+        assert same(attach(layers[1], make(r=2), data).state_dict(), expected)
+
+
+@each_config
+def test_the_default_device_computes_no_output(make):
+    layer, x = trained(attach(nn.Linear(6, 8), make(r=2))), inputs(5, 6)
+    expected = layer(x)
+    with torch.device("meta"):
+        assert bits(layer(x)) == bits(expected)
 
 
 # DoRA's and DeLoRA's norms are those of the weight, rounded to the adapter's dtype first or last.
