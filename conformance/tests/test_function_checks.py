@@ -36,14 +36,26 @@ def compared(mine, theirs=None, *, e32=None, capped=False, asked=None, **options
     of = options.pop("of", trial())
     theirs = theirs or trace(of.suite.cases[0])
 
+    def at_values(side, case, formula):
+        assert (case in of.suite.cases, formula) == (True, of.formula)
+        return {of.candidate: mine, of.truth: theirs}[side]
+
+    def kappa(case, formula):
+        assert (case in of.suite.cases, formula) == (True, of.formula)
+        return dict.fromkeys(theirs, KAPPA)
+
+    def float32_errors(trial, case):
+        assert (trial, case in of.suite.cases) == (of, True)
+        return e32 or {}
+
     def is_capped(*arguments):
         (asked if asked is not None else []).append(arguments)
         return capped
 
     with (
-        mock.patch.object(runs, "at_values", lambda side, case, formula: mine if side is of.candidate else theirs),
-        mock.patch.object(runs, "kappa", lambda case, formula: dict.fromkeys(theirs, KAPPA)),
-        mock.patch.object(function, "_float32_errors", lambda trial, case: e32 or {}),
+        mock.patch.object(runs, "at_values", at_values),
+        mock.patch.object(runs, "kappa", kappa),
+        mock.patch.object(function, "_float32_errors", float32_errors),
         mock.patch.object(function, "_is_capped", is_capped),
     ):
         function.compare(of, of.suite.cases, **{"outputs": True} | options)
@@ -88,7 +100,7 @@ class TestCompare:
     )
     def test_the_bound_grows_with_the_longest_sum_and_the_sensitivity(self, case, n):
         bound = FUNCTION * math.sqrt(n) * KAPPA
-        with mock.patch("conformance.trial.unguarded", lambda case, formula: None):
+        with mock.patch("conformance.trial.unguarded", return_value=None):
             for factor, verdict in ((0.9, "equivalent"), (1.1, "fails")):
                 [m] = compared(trace(case, error=factor * bound * U64), of=trial(cases=(case,)))
                 assert (m.what, m.verdict) == ("output", verdict)
