@@ -80,6 +80,14 @@ def test_an_exception_is_a_measurement_with_the_place_and_the_case():
     assert (m.got, m.should) == (f"ZeroDivisionError: by nothing (test_jobs.py:{line})", "no exception")
 
 
+def test_the_place_is_where_it_was_raised_even_in_code_without_a_file():
+    def outer(trial):
+        exec(compile("\n1 / 0", "<planted>", "exec"))
+
+    [m] = job(outer).measure()
+    assert m.got == "ZeroDivisionError: division by zero (<planted>:2)"
+
+
 @pytest.mark.parametrize(
     ("reference", "candidate", "reason"),
     [
@@ -121,6 +129,9 @@ def test_what_does_not_map_is_compared_with_nothing_but_its_map(reference, which
         [m] = job(reports_both, reference=reference).measure()
         assert (m.verdict, m.reason) == ("untested", f"mapping fails against {which}: no such tensor")
         assert len(job(reports_both, reference=reference, name="mapping").measure()) == 2
+        assert (
+            len(job(reports_both, reference=EXACT if which == "peft" else PEFT).measure()) == 2
+        )  # the other's map does not matter
     assert set(seen) == {(TINY, TINY.candidate)}
 
 
