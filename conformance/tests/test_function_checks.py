@@ -123,6 +123,13 @@ class TestCompare:
         assert (missing.got, missing.should) == ("output (2, 5, 16), so no gradient", "float32 (2, 3)")
         assert (there.verdict, there.what, there.case_id) == ("identical", "grad.x", CASE.id)
 
+    def test_only_the_cases_it_is_given(self):
+        other = CASE.but(seed=CASE.seed + 1)
+        with mock.patch.object(function, "_float32_errors", return_value={}):
+            of = trial(cases=(CASE, other))
+            function.compare(of, [other], outputs=True)
+        assert [m.case_id for m in of.measured] == [other.id]
+
     def test_blind_cases_are_measured_only_if_unguarded(self):
         blind = CASE.but(alpha=4.0)
         assert [m.verdict for m in compared(trace(blind), of=trial(cases=(blind,)))] == ["untested"]
@@ -195,7 +202,7 @@ class TestCapped:
             assert (subject, case.state) == ("subject", "perturbed")
             assert values.keys() == numbers.parameters.keys()
             for name, value in values.items():  # 2⁻⁴⁰: visible in float64, not in float32
-                assert distance(value, numbers.parameters[name]) == pytest.approx(2.0**-40, rel=1e-3)
+                assert distance(value, numbers.parameters[name]) == pytest.approx(2.0**-40, rel=1e-3, abs=0)
                 assert torch.equal(value.float(), numbers.parameters[name].float())
             return {"output": again}
 
