@@ -51,9 +51,9 @@ def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtyp
 
 
 OTHERWISE = {  # drawn in other ways than by default
-    "gaussian": lite.LoRAConfig(r=2, init="gaussian"),
-    "orthogonal": lite.LoRAConfig(r=2, init="orthogonal"),
-    "DeLoRA's B": lite.DeLoRAConfig(r=2, init="kaiming"),
+    "lora gaussian": lite.LoRAConfig(r=2, init="gaussian"),
+    "lora orthogonal": lite.LoRAConfig(r=2, init="orthogonal"),
+    "delora kaiming": lite.DeLoRAConfig(r=2, init="kaiming"),
 }
 
 
@@ -70,9 +70,9 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
     ("config", "drawn"),
     [
         (lite.LoRAConfig(r=2), ["lora_A"]),
-        (OTHERWISE["gaussian"], ["lora_A"]),
-        (OTHERWISE["orthogonal"], ["lora_A", "lora_B"]),
-        (OTHERWISE["DeLoRA's B"], ["lora_A", "lora_B"]),
+        (OTHERWISE["lora gaussian"], ["lora_A"]),
+        (OTHERWISE["lora orthogonal"], ["lora_A", "lora_B"]),
+        (OTHERWISE["delora kaiming"], ["lora_A", "lora_B"]),
         (lite.DeLoRAConfig(r=2), ["lora_A", "lora_B"]),
         (lite.HRAConfig(r=2), ["lora_U"]),
         (lite.LoRAXSConfig(r=2), ["lora_R"]),
