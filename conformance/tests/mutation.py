@@ -26,7 +26,7 @@ EQUIVALENTS = Path(__file__).with_name("mutation_equivalents.toml")
 LEAST = 0.95  # of the mutants that are not equivalent
 SOURCES = ("lite", "refs", "conformance")
 
-# Which tests judge a file: arguments for pytest. All others would only cost time.
+# Which tests judge a file: arguments for pytest. All others would only cost time; a method's carry its name.
 TESTS: dict[str, tuple[str, ...]] = {
     f"lite/variants/{path.stem}.py": ("-k", path.stem, "lite/tests", "conformance/suites")
     for path in sorted((ROOT / "lite" / "variants").glob("[!_]*.py"))
