@@ -77,7 +77,7 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
         (lite.HRAConfig(r=2), ["lora_U"]),
         (lite.LoRAXSConfig(r=2), ["lora_R"]),
     ],
-    ids=str,
+    ids=["lora", "lora gaussian", "lora orthogonal", "delora kaiming", "delora", "hra", "lora_xs"],
 )
 def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):
     """One seed starts one adapter on every machine; the meta device draws nothing."""
