@@ -128,3 +128,10 @@ def bench(session: nox.Session) -> None:
     """How long and how large the suites are: `pytest -k delora` beyond its imports, all variants, peak memory. `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance.bench", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Change the maths and the verdict code expression by expression: 95 % has to be seen. `-- lite/variants/lora.py`; `-- --help`."""
+    install(session, "mutation")
+    python(session, "-m", "conformance.tests.mutation", *session.posargs)

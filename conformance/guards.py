@@ -31,7 +31,7 @@ def _hides_rank_or_scale(case: Case, formula: Formula) -> str | None:
 
 def _is_never_scaled(case: Case, formula: Formula) -> bool:
     """Whether a scale of one is what the method does without alpha, not what this rank happens to give."""
-    other = case.but(rank=2 * (case.rank or 1), alpha=None)
+    other = case.but(rank=2 * (case.rank or 1))
     return case.alpha is None and bool(formula.scale) and formula.scale(other) == 1  # type: ignore[misc]
 
 

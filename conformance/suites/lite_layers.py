@@ -1,5 +1,6 @@
 """Lite's layers as candidates, built through the public `lite.attach`."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -72,9 +73,9 @@ class LiteLayer:
         variant = lite.VARIANTS[self.variant]
         common = {field.name for field in fields(lite.Config)}
         own = [field.name for field in fields(variant.config) if field.name not in common]
-        header = variant.init.__globals__["__doc__"]
-        own_code = variant.code if variant.code.__globals__ is variant.init.__globals__ else variant.init
-        return parse(header, f"lite/{location(own_code)}", variant.config.__doc__ or "", own)
+        module, code_module = (inspect.unwrap(function).__globals__ for function in (variant.init, variant.code))
+        own_code = variant.code if code_module is module else variant.init
+        return parse(module["__doc__"], f"lite/{location(own_code)}", variant.config.__doc__ or "", own)
 
     @property
     def lifecycle(self) -> Lifecycle:

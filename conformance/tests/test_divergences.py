@@ -181,6 +181,8 @@ def test_a_difference_of_structure_has_no_size_and_is_not_excused():
     [m] = reporting((Verdict.FAILS, {"error": math.inf, "got": "float32 (2,)"}), divergences=(divergence(),))
     assert (m.verdict, m.got) == ("fails", "float32 (2,)")
     assert "stale?" in m.should
+    [m] = reporting((Verdict.IDENTICAL, {"error": 3.0, "unit": "u64"}), divergences=(divergence(),))
+    assert (m.verdict, m.got) == ("fails", "off by 4 u64")  # what says nothing itself
 
 
 @pytest.mark.parametrize("verdict", [Verdict.IDENTICAL, Verdict.EQUIVALENT, Verdict.CAPPED, Verdict.ERROR])

@@ -2,17 +2,20 @@
 
 import dataclasses
 import importlib
+import math
+from unittest import mock
 
 import pytest
 import torch
 
-from conformance.guards import unguarded
+from conformance.guards import LEAST_EFFECT, MOST_EFFECT, unguarded
 from conformance.jobs import Job, jobs
 from conformance.suite import Suite
 from conformance.variants import known
 from refs import delora, dora, lora
 from refs.case import Case
 from refs.formula import Exactly
+from refs.problem import problem
 
 SUITES = {variant: importlib.import_module(f"conformance.suites.test_{variant}").SUITE for variant in known()}
 CASE = Case(d_in=24, d_out=16, rank=4, alpha=6.0, batch=(2, 5))
@@ -81,15 +84,28 @@ def test_an_effect_that_is_too_small_or_too_large_is_reported():
     assert str(unguarded(CASE.but(state="by 60"), formula)).startswith("the adapter moves the output by 1.")
 
 
+@pytest.mark.parametrize("bound", [LEAST_EFFECT, MOST_EFFECT])
+def test_the_bounds_of_the_effect_belong_to_it(bound):
+    def told(effect):
+        formula = dataclasses.replace(lora.FORMULA)  # guards are cached by formula
+        with mock.patch("conformance.guards.problem", lambda case, f: dataclasses.replace(problem(case, f), effect=effect)):
+            return unguarded(CASE, formula)
+
+    assert told(bound) is None
+    assert [told(math.nextafter(bound, other)) is None for other in (0.0, math.inf)].count(False) == 1
+
+
 def test_a_parameter_without_gradient_is_reported():
+    idle = dict.fromkeys(("lora_idle", "lora_lazy"), Exactly(torch.ones(3, dtype=torch.float64)))
+
     def init(case, weight):
-        return lora.init(case, weight) | {"lora_idle": Exactly(torch.ones(3, dtype=torch.float64))}
+        return lora.init(case, weight) | idle
 
     def moved(case, start, noise, strength):
-        return lora.moved(case, start, noise, strength) | {"lora_idle": start["lora_idle"]}
+        return lora.moved(case, start, noise, strength) | {name: start[name] for name in idle}
 
     formula = dataclasses.replace(lora.FORMULA, init=init, moved=moved)
-    assert unguarded(CASE, formula) == "lora_idle has no gradient"
+    assert unguarded(CASE, formula) == "lora_idle, lora_lazy has no gradient"
     assert unguarded(CASE.but(state="init"), formula) is None
 
 
@@ -102,6 +118,13 @@ def test_a_scale_of_one_by_default_is_reported():
     """A case that leaves alpha out has lora's default of 8: at rank 8 the scale is 1."""
     assert unguarded(CASE.but(rank=3, alpha=None), lora.FORMULA) is None
     assert unguarded(CASE.but(rank=8, alpha=None), lora.FORMULA) is not None
+
+
+def test_a_method_that_is_never_scaled_is_told_from_one_that_this_rank_does_not_scale():
+    by_rank = dataclasses.replace(lora.FORMULA, scale=lambda case: (case.alpha or 2.0) / case.rank)
+    never = dataclasses.replace(lora.FORMULA, scale=lambda case: (case.alpha or case.rank) / case.rank)
+    assert unguarded(CASE.but(rank=2, alpha=None), by_rank) == "the scale is 1: 1 and alpha hide a wrong one"
+    assert unguarded(CASE.but(rank=2, alpha=None), never) is None
 
 
 def test_an_option_that_changes_only_the_bias_matters():

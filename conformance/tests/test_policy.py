@@ -9,6 +9,7 @@ from conformance.policy import (
     ILL_CONDITIONED,
     RATIO,
     U32,
+    Judgement,
     describe,
     distance,
     exactly_zero,
@@ -179,6 +180,7 @@ class TestIllConditioned:
         assert no_less_accurate(candidate, reference, oracle, kappa=30.0).verdict == "fails"
         shown = no_less_accurate(candidate, reference, oracle, kappa=31.0)
         assert (shown.verdict, shown.evidence) == ("not applicable", False)
+        assert (shown.error, shown.bound) == (0.5 * 2.0**10, 4)  # the 2-norm: the truth's is one
         assert shown.reason == "ill-conditioned (κ > 30): shown, no evidence"
 
     def test_the_reference_s_instability_alone_is_no_ill_condition(self):
@@ -208,8 +210,7 @@ class TestBeforeValues:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_a_candidate_that_is_not_finite_fails(self, rule, value):
         judged = rule(torch.tensor([1.0, value, value]), torch.ones(3))
-        assert (judged.verdict, judged.error) == ("fails", math.inf)
-        assert (judged.got, judged.should) == ("2 of 3 values not finite", "finite")
+        assert judged == Judgement(Verdict.FAILS, math.inf, 0, "", "2 of 3 values not finite", "finite")
 
     @pytest.mark.parametrize(
         ("candidate", "words"),
@@ -225,8 +226,7 @@ class TestBeforeValues:
     @pytest.mark.parametrize("value", [1.0, math.nan])
     def test_another_shape_or_dtype_fails_before_anything_else(self, rule, candidate, words, value):
         judged = rule(candidate, torch.full((3,), value))
-        assert (judged.verdict, judged.error) == ("fails", math.inf)
-        assert (judged.got, judged.should) == (words, "float32 (3,)")
+        assert judged == Judgement(Verdict.FAILS, math.inf, 0, "", words, "float32 (3,)")
 
 
 def test_structure_says_nothing_about_values():
@@ -263,7 +263,7 @@ def test_exactly_zero():
     assert exactly_zero(torch.tensor([-0.0])).verdict is Verdict.IDENTICAL
     assert exactly_zero(torch.empty(0)).verdict is Verdict.IDENTICAL
     judged = exactly_zero(torch.tensor([0.0, -2e-30, 1e-30]))
-    assert (judged.verdict, judged.got) == ("fails", "up to 2.0e-30")
+    assert judged == Judgement(Verdict.FAILS, float(torch.tensor(2e-30)), 0, "", "up to 2.0e-30", "exactly zero")
 
 
 def test_distance():
@@ -298,6 +298,17 @@ def test_units_and_words():
     ]  # fmt: skip
     assert unit_name(torch.float8_e4m3fn) == "u(torch.float8_e4m3fn)"
     assert describe(torch.zeros(2, 3, dtype=torch.bfloat16)) == "bfloat16 (2, 3)"
+
+
+def test_tensors_without_elements_are_no_distance_apart():
+    assert distance(torch.empty(0, 3), torch.empty(0, 3)) == 0
+
+
+def test_equal_tensors_are_identical_and_keep_the_bound_and_unit_they_were_held_to():
+    same = unit(5)
+    assert same_function(same, same, n=16, kappa=2.0) == Judgement(Verdict.IDENTICAL, bound=64, unit="u64")
+    assert same_function(same, same, n=16, kappa=1.0, e32=4 * U32) == Judgement(Verdict.IDENTICAL, bound=128, unit="u64")
+    assert no_less_accurate(same, same, same, kappa=1.0) == Judgement(Verdict.IDENTICAL, bound=4, unit=RATIO)
 
 
 def test_the_words_of_a_failure_round_up_the_error():

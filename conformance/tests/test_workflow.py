@@ -1,28 +1,31 @@
-"""What validators cannot say of the workflow: its matrix is the list of variants, its summary fits."""
+"""What validators cannot say of the workflows: their matrix is the list of variants, their summary fits."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 from conformance import run_folder
 from conformance.certificate import Certificate
 from conformance.variants import known
 from conformance.verdict import Measurement, Verdict
 
-WORKFLOW = (Path(__file__).parents[2] / ".github" / "workflows" / "ci.yml").read_text()
+WORKFLOWS = {file.stem: file.read_text() for file in (Path(__file__).parents[2] / ".github" / "workflows").glob("*.yml")}
 
 
 def test_no_variant_is_written_by_hand():
-    assert not re.search("|".join(rf"\b{name}\b" for name in known()), WORKFLOW)
-    assert "python -m conformance list --json" in WORKFLOW
-    assert "fromJSON(needs.list.outputs.variants)" in WORKFLOW
+    assert not re.search("|".join(rf"\b{name}\b" for name in known()), "".join(WORKFLOWS.values()))
+    assert "python -m conformance list --json" in WORKFLOWS["ci"]
+    assert "fromJSON(needs.list.outputs.variants)" in WORKFLOWS["ci"]
 
 
-def test_actions_are_pinned_by_commit_and_permissions_are_least():
-    uses = re.findall(r"uses: (\S+)", WORKFLOW)
+@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
+def test_actions_are_pinned_by_commit_and_permissions_are_least(workflow):
+    uses = re.findall(r"uses: (\S+)", workflow)
     assert uses
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in uses)
-    assert re.search(r"^permissions: \{\}$", WORKFLOW, flags=re.MULTILINE)
-    assert set(re.findall(r"^      (\w[\w-]*: (?:read|write))$", WORKFLOW, flags=re.MULTILINE)) == {"contents: read"}
+    assert re.search(r"^permissions: \{\}$", workflow, flags=re.MULTILINE)
+    assert set(re.findall(r"^      (\w[\w-]*: (?:read|write))$", workflow, flags=re.MULTILINE)) == {"contents: read"}
 
 
 def red(number):

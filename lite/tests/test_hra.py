@@ -43,3 +43,10 @@ def test_it_builds_nothing_of_the_size_of_a_weight():
         layer(x).sum().backward()
     assert max(torch.Size(shape).numel() for shape in seen if shape not in {(40, 50), (50, 40)}) <= 4 * 50
     assert (50, 50) not in seen
+
+
+def test_gram_schmidt_of_equal_pairs_is_refused_with_the_reason():
+    why = "the rows start as equal pairs, whose Gram–Schmidt is undefined (0/0)"
+    with pytest.raises(ValueError, match="apply_gs") as refused:
+        lite.HRAConfig(apply_gs=True)
+    assert str(refused.value) == f"HRAConfig: apply_gs cannot be True: {why}, got True"

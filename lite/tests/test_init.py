@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 import lite
-from lite.tests.toys import DRAWN, EXACT, attach, bits, each, each_config, inputs, net
+from lite.layers import linear_layers
+from lite.tests.toys import DRAWN, EXACT, RESIDUAL, attach, bits, calibration, each, each_config, inputs, net, trained
+from lite.variant import variant_of
 
 DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 each_drawn = each(*DRAWN)
@@ -46,6 +48,67 @@ def test_torchs_default_dtype_changes_nothing(make, adapter, dtype, default_dtyp
     expected = start(config)
     default_dtype(dtype)
     assert same(start(config), expected)
+
+
+OTHERWISE = {  # drawn in other ways than by default
+    "lora gaussian": lite.LoRAConfig(r=2, init="gaussian"),
+    "lora orthogonal": lite.LoRAConfig(r=2, init="orthogonal"),
+    "delora kaiming": lite.DeLoRAConfig(r=2, init="kaiming"),
+}
+
+
+@pytest.mark.parametrize("config", OTHERWISE.values(), ids=OTHERWISE)
+@each_dtype
+def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, default_dtype):
+    """Of 16 numbers and more: torch draws fewer in float64 for every dtype."""
+    expected = start(config, d_in=24, d_out=20)
+    default_dtype(dtype)
+    assert same(start(config, d_in=24, d_out=20), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "drawn"),
+    [
+        (lite.LoRAConfig(r=2), ["lora_A"]),
+        (OTHERWISE["lora gaussian"], ["lora_A"]),
+        (OTHERWISE["lora orthogonal"], ["lora_A", "lora_B"]),
+        (OTHERWISE["delora kaiming"], ["lora_A", "lora_B"]),
+        (lite.DeLoRAConfig(r=2), ["lora_A", "lora_B"]),
+        (lite.HRAConfig(r=2), ["lora_U"]),
+        (lite.LoRAXSConfig(r=2), ["lora_R"]),
+    ],
+    ids=["lora", "lora gaussian", "lora orthogonal", "delora kaiming", "delora", "hra", "lora_xs"],
+)
+def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):
+    """One seed starts one adapter on every machine; the meta device draws nothing."""
+    layer = next(linear_layers(nn.Linear(6, 8)))
+
+    def draw():
+        torch.manual_seed(3)
+        values = variant_of(config).init(config, layer)
+        return {name: bits(values[name]) for name in drawn}
+
+    expected = draw()
+    with torch.device("meta"):
+        assert draw() == expected
+
+
+@each("eva", *RESIDUAL)
+def test_what_is_taken_from_weight_and_data_is_computed_where_they_are(make):
+    layers = [nn.Linear(6, 8) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    data = calibration(layers[0])
+    expected = attach(layers[0], make(r=2), data).state_dict()
+    with torch.device("meta"):
+        assert same(attach(layers[1], make(r=2), data).state_dict(), expected)
+
+
+@each_config
+def test_the_default_device_computes_no_output(make):
+    layer, x = trained(attach(nn.Linear(6, 8), make(r=2))), inputs(5, 6)
+    expected = layer(x)
+    with torch.device("meta"):
+        assert bits(layer(x)) == bits(expected)
 
 
 # DoRA's and DeLoRA's norms are those of the weight, rounded to the adapter's dtype first or last.
