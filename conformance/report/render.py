@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conformance import floor_run, run_folder, search_results
 from conformance.policy import RATIO
-from conformance.report import audit, badges, bugs, floor_plot, history, plot, searched, upstream
+from conformance.report import audit, authors, badges, bugs, floor_plot, history, plot, searched, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
@@ -15,7 +15,7 @@ from conformance.variants import known
 from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
-VERDICTS, HISTORY, KNOWN_BUGS, UPSTREAM = "verdicts.json", "history.md", "known-bugs.md", "upstream.md"
+VERDICTS, HISTORY, KNOWN_BUGS, UPSTREAM, AUTHORS = "verdicts.json", "history.md", "known-bugs.md", "upstream.md", "authors.md"
 INTRODUCTION = """Is the implementation in `lite/` the method? One row per variant, one page each; README says how to read a verdict.
 Rendered by `nox -s report` from a full run, never by hand. A dash: there is no such reference yet."""
 
@@ -71,6 +71,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: S
         reports / HISTORY: past,
         reports / "README.md": _index(summaries, past, machine, search),
         reports / UPSTREAM: upstream.page(),
+        reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
         reports / KNOWN_BUGS: bugs.page(summaries),
     }
@@ -175,7 +176,7 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}).",
+        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}).",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
