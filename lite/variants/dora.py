@@ -3,9 +3,11 @@
 y = b + (m/n) ∘ (x Vᵀ),  V = W + s·BA,  n_i = ‖V_i‖₂ per output row, detached;  m (d_out,) starts at ‖W_i‖₂
 With dropout in training: y = x Wᵀ + b + (m/n − 1) ∘ (drop(x) Wᵀ) + (m/n) ∘ s·(drop(x) Aᵀ) Bᵀ.
 Identity at init: B = 0 and m = n, so m/n is exactly 1 and the added terms exactly zero.
-Departures: none. The paper's full gradient (norm not detached) is a different choice; §4.3 and peft detach, so does this. Under a bias
-x Wᵀ is computed again: peft takes (x Wᵀ + b) − b, which costs digits of the gradient of m where b is large.
-Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`).
+Departures: dora-full-gradient, the norm as a part of the gradient of A and B (the authors' `dora_simple=False`), is a different choice;
+§4.3, the authors' default and peft detach, so does this. Under a bias x Wᵀ is computed again: peft takes (x Wᵀ + b) − b, which costs
+digits of the gradient of m where b is large.
+Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`); the authors' two
+forks of peft, NVlabs/DoRA `tuners/dora.py` (`Linear.forward`).
 """
 
 import torch

@@ -31,9 +31,16 @@ class Code:
         return module
 
     def package(self, folder: str, name: str) -> Any:
-        """A folder as the package `name`; of what it imports from itself, too, only files of the manifest are run."""
-        sys.meta_path.insert(0, _Finder(self, folder.strip("/"), name))
-        return importlib.import_module(name)
+        """A folder as the package `name`; of what it imports from itself, too, only files of the manifest are run.
+
+        Loaded once. ImportError if another package of that name, such as an installed one, was there first.
+        """
+        if name not in sys.modules:
+            sys.meta_path.insert(0, _Finder(self, folder.strip("/"), name))
+        package = importlib.import_module(name)
+        if not isinstance(package.__loader__, _Finder):
+            raise ImportError(f"{folder} should be imported as {name}, which is already {package.__file__}")
+        return package
 
     def extract(self, file: str, names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
         """Some functions and classes of a file that cannot be imported whole. given: the globals they find."""
