@@ -48,7 +48,7 @@ def decomposition(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> N
 
 def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, kappa: float, failed: Judgement) -> Judgement:
     """Whether the difference is that of float32, on whichever side."""
-    bound = policy.FUNCTION * math.sqrt(n) * kappa * policy.U32
+    bound = _float32_bound(n, kappa)
     mine, theirs = policy.distance(value, exact), policy.distance(other, exact)
     if max(mine, theirs) > bound:
         return failed
@@ -58,11 +58,20 @@ def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, k
     return Judgement(verdict, max(mine, theirs) / policy.U32, bound / policy.U32, "u32", reason=f"{who} computes it in float32")
 
 
+def _float32_bound(n: int, kappa: float) -> float:
+    """How far from the exact start a computation in float32 may be."""
+    return policy.FUNCTION * math.sqrt(n) * kappa * policy.U32
+
+
 def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:
-    """A start from a decomposition in float32 is no less accurate than the reference's."""
+    """A start from a decomposition in float32 is no less accurate than the reference's; one that starts elsewhere is no measure."""
     reference = begin(case, trial).decomposed
     own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
     kappa = runs.start_kappa(case, trial.formula)[name]
+    condition = trial.formula.condition(case, problem(case, trial.formula).weight)
+    if policy.distance(other[name], reference[name]) > _float32_bound(max(case.d_in, case.d_out), kappa * condition):
+        trial.not_applicable(f"{trial.truth.name} starts elsewhere, by more than float32: see init", case)
+        return
     trial.judge(name, case, policy.no_less_accurate(own[name], other[name], reference[name], kappa=kappa))
 
 

@@ -78,8 +78,11 @@ def init(trial: Trial) -> None:
         if decomposed:
             decomposition(trial, case, mine, theirs)
         if trial.formula.residual and trial.truth.name == "closed form":
-            for dtype in ("float32", "bfloat16"):
-                restored(trial, case.but(dtype=dtype))
+            for low in (case.but(dtype="float32"), case.but(dtype="bfloat16")):
+                if reason := trial.candidate.refuses(low):
+                    trial.not_applicable(reason, low, evidence=trial.is_among_references)
+                else:
+                    restored(trial, low)
 
 
 def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:

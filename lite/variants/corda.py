@@ -8,9 +8,11 @@ Identity at init: up to rounding: the residual is rounded to the base's dtype, a
 Departures: batches of several sequences and padding are handled; peft fails on them. Everything up to A₀ and B₀ is computed in
 float64, in peft in float32, and A₀ as U_rᵀW/√(s·S_r): the same, without an inverse. W_res is formed from A₀ and B₀ as they are
 stored, rounded (corda-rounded-after: peft rounds them afterwards). A file keeps A₀ and B₀ and needs no data; reloading raises in peft.
-Fewer tokens than r are refused. The author divides C by 256 whatever the number of calls, which moves only the balance of A and B.
+Fewer tokens than r are refused. As in peft, C is a mean over calls and a bias stays frozen. The author divides by 256 whatever the number
+of calls (corda-balance: A is √(256/calls) times as large, B as much smaller, their product the same) and trains a bias (corda-trains-bias).
 Costs one more copy of every targeted weight: the original is kept for `detach`.
-Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`preprocess_corda`), `tuners/lora/layer.py` (`corda_init`).
+Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`preprocess_corda`), `tuners/lora/layer.py` (`corda_init`);
+iboing/CorDA baffb03 `cordalib/act_aware_utils.py` (`calib_cov_distribution`), `cordalib/decomposition.py` (`decompose_to_adapter`).
 """
 
 import torch

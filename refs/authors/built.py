@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from torch import Tensor, nn
@@ -18,11 +18,13 @@ class Built:
     """A layer at its own init, seeded with `case.seed` immediately before it.
 
     module: what is put into train or eval mode. tensors: by the names of the manifest's map. call: x (…, d_in) → output; None: the module.
+    factors: canonical name → what the case multiplies the map's scale by, where the author has no scale of his own.
     """
 
     module: nn.Module
     tensors: Mapping[str, Tensor]
     call: Callable[[Tensor], Tensor] | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 class Driver(Protocol):

@@ -1,11 +1,13 @@
 """The process in which an author's code runs: python child.py MANIFEST REQUEST RESULT. It reads numbers, runs a layer, writes traces."""
 
+import dataclasses
 import platform
 import resource
 import socket
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 SECONDS, BYTES = 300, 12 * 2**30  # of processor time and address space
 
@@ -43,7 +45,7 @@ def main(manifest_file: str, request: str, result: str) -> None:
         case = Case.parse(text)
         try:
             built = driver.build(Code(about), case, numbers)
-            entries = {key: entry for key, entry in about.map.items() if key in shapes}
+            entries = {key: _scaled(entry, built.factors.get(key, 1.0)) for key, entry in about.map.items() if key in shapes}
             call = built.call or caller(built.module, case, "x")
             subject = Subject(built.module, call, entries, built.tensors, shapes)
             tensors = {f"start.{key}": subject.read(key).contiguous() for key in entries}
@@ -61,6 +63,10 @@ def main(manifest_file: str, request: str, result: str) -> None:
     made = {package: metadata.version(package) for package in packages}
     made |= {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}
     traces.write(Path(result), traces.Traces(about.provenance, made, done))
+
+
+def _scaled(entry: Any, factor: float) -> Any:
+    return dataclasses.replace(entry, factor=entry.factor * factor)
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from refs.authors.checkout import CheckoutError, is_there, root, verify
 from refs.authors.manifest import Manifest
 from refs.authors.request import Asked
 from refs.authors.traces import Run, Traces
+from refs.calibration import KINDS
 from refs.case import Case
-from refs.formula import Formula
+from refs.formula import RESIDUAL, Formula
 from refs.maps import Entry
 from refs.problem import Problem, problem
 from refs.subject import Subject
@@ -89,11 +91,14 @@ class AuthorLayer:
 
     def asked(self) -> Iterator[Asked]:
         """The runs that are recorded: every case in float64 and float32, at init and perturbed, in eval mode, with dropout; and in
-        float64 on the numbers of float32. Of pretrained layers only one, which says as much as many.
+        float64 on the numbers of float32; the first cases on other data. Of pretrained layers only one, which says as much as many.
         """
         real = [case for case in self.cases if case.weight.startswith("minilm:")][:1]
         for case in [] if minilm.missing() else real:
             yield from self._asked(case)
+        for case, kind in itertools.product(self.cases[:2] if self.formula.init_from else (), KINDS):
+            if kind != case.data:
+                yield from self._asked(case.but(state="init", data=kind))
         first = True
         for case in self.cases:
             if not case.weight.startswith("minilm:"):
@@ -160,6 +165,8 @@ class Replay(nn.Module):
             start = run.tensors[f"start.{name}"].clone()
             if name in run.trained:
                 self.register_parameter(name, nn.Parameter(start))
+            elif name == RESIDUAL:  # stands in a base layer's weight's place
+                self.register_parameter(name, nn.Parameter(start, requires_grad=False))
             else:
                 self.register_buffer(name, start)
         for extra in set(run.trained) - set(self.names):  # what the author's layer trains besides
