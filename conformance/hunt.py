@@ -95,7 +95,10 @@ def hunt(
 
 def _nothing_yet(variants: Sequence[str]) -> dict[tuple[str, str], Found]:
     references = [(name, reference) for name in variants for reference in suite_of(name).all_references]
-    return {(name, r.name): Found(name, r.name, r.version, r.missing() or "") for name, r in references}
+    return {
+        (name, r.name): Found(name, r.name, r.version, r.missing() or ("its cases are recorded" if r.is_fixed else ""))
+        for name, r in references
+    }
 
 
 def _units(found: dict[tuple[str, str], Found], largest: int, seed: int) -> Iterator[Unit]:

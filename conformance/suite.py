@@ -30,6 +30,10 @@ class Reference(Implementation, Protocol):
         """What it computes, in the project's notation."""
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether it answers only the cases it was recorded on, each with one start."""
+
+    @property
     def other_start(self) -> str | None:
         """Why its start and its defaults are not the method's, or None."""
 

@@ -45,6 +45,7 @@ class ClosedForm:
     formula: Formula
     name: str = "closed form"
     other_start: None = None
+    is_fixed: bool = False
 
     def missing(self) -> str | None:
         """Always here."""

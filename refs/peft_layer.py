@@ -55,6 +55,7 @@ class PeftLayer:
     inject: Callable[[nn.Module, Any, Case, Problem], None] = inject
     unable: Callable[[Case], str | None] = lambda case: None
     other_start: str | None = None
+    is_fixed: bool = False
     name: str = "peft"
 
     @property

@@ -15,6 +15,9 @@ def shape_sweep(trial: Trial) -> None:
         trial.at = Case.parse(trial.only)
         trial.measured += at(trial, trial.at)
         return
+    if trial.truth.is_fixed:
+        trial.not_applicable("its cases are those it was recorded on")
+        return
     trial.measured += worst(trial, SWEEP, examples=EXAMPLES)
     if not trial.measured:
         never = all(trial.truth.refuses(case) for case in trial.suite.cases)  # a candidate's own refusal is no evidence for it

@@ -44,7 +44,7 @@ class AuthorLayer:
     other_start: str | None = None
     layers: Path = manifest.LAYERS
     vectors: Path = VECTORS
-    starts: int = 1  # how many of its random starts there are for a case: one is recorded
+    is_fixed: bool = True
 
     @functools.cached_property
     def manifest(self) -> Manifest:
