@@ -1,10 +1,14 @@
-"""HRA against peft and the paper."""
+"""HRA against peft, three of the authors' layers and the paper."""
+
+from collections.abc import Iterator
+from functools import partial
 
 from conformance.parametrize import parametrized
 from conformance.suite import Divergence, Suite, grid
 from conformance.suites.lite_layers import LiteLayer
 from lite.variants.hra import HRA
 from refs import hra
+from refs.authors.layer import AuthorLayer
 from refs.case import Case
 
 WIDEST = 1000  # peft forms matrices of d_in × d_in, one reflection after the other
@@ -15,15 +19,57 @@ def even(case: Case) -> Case:
     return case.but(rank=2 * (max(4, hra.rank(case), case.d_in // 16) // 2))
 
 
+CASES = tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST)
+SQUARE = tuple(case for case in CASES if case.d_in == case.d_out)
+EPS, GS = "author llama-eps", "author llama-gs"
+FILES = "https://github.com/DaShenZi721/HRA/blob/8e0c6371e4928df6f69a56baae4ff90fb2619ccb/llama/peft/oft"
+LLAMA = (
+    (
+        EPS,
+        "hra-llama-eps",
+        "it reflects the output, and eps beneath the root leaves its vectors a little short",
+        f"{FILES}/layer.py",
+    ),
+    (GS, "hra-llama-gs", "it reflects the output, along vectors that Gram–Schmidt made orthogonal", f"{FILES}/layer_GS_HRA.py"),
+)
+
+
+def cancels(case: Case) -> bool:
+    """Whether the rows are still equal pairs: of these, eps alone is seen, and not by the gradient of U."""
+    return case.state == "init"
+
+
+def another_function(column: str, id_: str, reason: str, link: str) -> Iterator[Divergence]:
+    """A layer that differs in everything where its vectors can be the method's at all, from lite and from the references before it."""
+    before = ("closed form", "peft", "author nlu", EPS)
+    pairs = [f"{column} – {other}" for other in before[: 3 if column == EPS else 4]]
+    cells = [("accuracy", column), *((check, name) for name in (column, *pairs) for check in ("forward", "gradients"))]
+    for check, reference in cells:
+        far, near = ((2.0**20, 2.0**24), (2.0**6, 2.0**9)) if check == "accuracy" else ((2.0**50, 2.0**56), (2.0**36, 2.0**39))
+        parts = {"forward": "output", "gradients": r"grad\.x"}.get(check, r"output|grad\.x")
+        said = partial(Divergence, id=id_, check=check, reference=reference, reason=reason, link=link)
+        yield said(what=parts, where=lambda case: not cancels(case), size=far)
+        if column == EPS:
+            yield said(what=parts, where=cancels, size=near)
+        if check != "forward":
+            yield said(what=r"grad\.lora_U", where=lambda case: True, size=far)
+
+
 SUITE = Suite(
     variant="hra",
     formula=hra.FORMULA,
-    references=(hra.peft_layer(HRA.peft),),
+    references=(
+        hra.peft_layer(HRA.peft),
+        AuthorLayer("hra_nlu", hra.FORMULA, CASES, name="author nlu"),
+        AuthorLayer("hra_llama_eps", hra.FORMULA, SQUARE, name=EPS, other_start="starts near zero, not in equal pairs"),
+        AuthorLayer("hra_llama_gs", hra.FORMULA, SQUARE, name=GS, other_start="starts as [I; 0], which negates r outputs"),
+    ),
     candidate=LiteLayer("hra", hra.FORMULA),
-    cases=tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST),
+    cases=CASES,
     dropout=False,
     fit=even,
     divergences=(
+        *(divergence for layer in LLAMA for divergence in another_function(*layer)),
         Divergence(
             id="hra-base-dtype",
             check="accuracy",

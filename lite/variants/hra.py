@@ -9,8 +9,10 @@ hra-base-dtype: an adapter wider than its base layer hands on an input in the ba
 as the base's; peft casts the whole weight instead (and cannot take a quantised one).
 apply_gs is refused: Gram–Schmidt divides the second row of every equal pair by a remainder of rounding noise, so that the
 start is random (peft accepts it: off by 0.7 … 2.1, now and then not finite).
+hra-llama-eps, hra-llama-gs: the authors' two layers for LLaMA reflect the output instead, (x Wᵀ) H_1 … H_r, and divide by √(‖u_i‖² + eps),
+or by what Gram–Schmidt leaves of u_i; this follows the paper, peft and the authors' layer for language understanding.
 Sources: Yuan et al. 2024 (arXiv:2405.17484) §3; Schreiber & Van Loan 1989 for compact WY; peft `tuners/hra/layer.py`
-(`HRALinear.get_delta_weight`, `reset_hra_parameters`).
+(`HRALinear.get_delta_weight`, `reset_hra_parameters`); DaShenZi721/HRA `nlu/adapterlib/layers.py` (`HRALinear`).
 """
 
 import math

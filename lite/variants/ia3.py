@@ -4,7 +4,7 @@ y = g ∘ (x Wᵀ + b);  the bias is scaled with everything else
 Identity at init: g = 1, and a product with one is exact.
 Departures: none; where the paper scales the input of a layer (the feed-forward gate), see `ia3_ff`.
 Sources: Liu et al. 2022 (arXiv:2205.05638) §3.3, gains l_k and l_v on keys and values; peft `tuners/ia3/layer.py`
-(`Linear.forward`, a target that is not among `feedforward_modules`).
+(`Linear.forward`, a target that is not among `feedforward_modules`); r-three/t-few `src/models/lora.py` (`LoRALinear`, `multi_lora_b`).
 """
 
 import torch

@@ -5,7 +5,7 @@ Identity at init: g = 1, and a product with one is exact.
 Departures: the paper scales the hidden activations of a feed-forward block; here it is done in front of the layer that
 reads them, as in peft: the same function where nothing else reads them.
 Sources: Liu et al. 2022 (arXiv:2205.05638) §3.3, gain l_ff; peft `tuners/ia3/layer.py` (`Linear.forward`, a target that is
-among `feedforward_modules`).
+among `feedforward_modules`); r-three/t-few `src/models/lora.py` (`LoRALinear`, `multi_lora_a`).
 """
 
 import torch
