@@ -18,7 +18,7 @@ class Case:
     batch: leading shape of x (…, d_in).
     dtype, adapter_dtype: of the base and, if it differs, of the adapter.
     weight: kind of base weight and input: "random", "decay" (singular values apart), "gap" (after the rank-th), "flat", "deficient",
-        or "minilm:MODULE" (pretrained, real tokens).
+        "minilm:MODULE" (pretrained, real tokens), or "recorded:NAME" (the numbers of a recording).
     scales: what the base weight, the bias and the input (and the data) are multiplied by.
     data: what a start from data is taken from: "" (the method uses none), or a kind of `refs.calibration`.
     options: the variant's own options as (name, value) pairs, named as in lite's config.
@@ -74,6 +74,11 @@ class Case:
             self, options=options, mode="train", layer="linear", call="positional", adapter_dtype=None, threads=1
         )
 
+    @property
+    def is_given(self) -> bool:
+        """Whether its weight and input are pretrained or recorded, not generated."""
+        return self.weight.startswith(("minilm:", "recorded:"))
+
     def option(self, name: str, default: Any) -> Any:
         """The value of one of the variant's own options."""
         return dict(self.options).get(name, default)
@@ -94,7 +99,7 @@ class Case:
             "" if self.layer == "linear" else self.layer,
             "" if self.call == "positional" else self.call,
             "x".join(map(str, self.batch)),
-            self.weight if not self.weight.startswith("minilm") else "",
+            self.weight.replace(":", ".").replace("/", ".") if not self.weight.startswith("minilm") else "",
             "" if self.scales == (1, 1, 1) else "scales" + "x".join(map(_short, self.scales)),
             self.data,
             *(f"{name}={value}" for name, value in self.options),

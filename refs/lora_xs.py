@@ -13,6 +13,7 @@ from peft.tuners.psoft.layer import Linear as PsoftLinear
 from peft.tuners.tinylora.layer import Linear as TinyLoraLinear
 from torch import Tensor, nn
 
+from refs.authors.recorded_layer import RecordedLayer
 from refs.case import Case
 from refs.formula import Formula, Init, Normal, Tensors
 from refs.peft_layer import ADAPTER, PeftLayer
@@ -104,6 +105,12 @@ def inject_tinylora(model: nn.Module, config: Any, case: Case, problem: Problem)
     """TinyLoRA keeps its numbers in the model around the layers."""
     peft.get_peft_model(model, config, autocast_adapter_dtype=False)
 
+
+RECORDED = RecordedLayer(
+    folder="lora_lite/lora_xs",
+    equation="y = x Wᵀ + b + s·B(R(A x)),  A = S_r V_rᵀ,  B = U_r,  W = U S Vᵀ in float32;  s = α/r, 2 by default",
+    name="recorded lora-lite",
+)
 
 STARTS_AT_BASE = "peft has no LoRA-XS: this is another method in its place, with a start and defaults of its own"
 

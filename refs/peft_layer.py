@@ -9,6 +9,7 @@ from typing import Any
 import peft
 from torch import Tensor, nn
 
+from refs import recorded
 from refs.bases import base_layer, weight_entry
 from refs.calibration import pair
 from refs.case import Case, as_dtype
@@ -71,6 +72,8 @@ class PeftLayer:
         """Base layers and options that peft does not take."""
         if case.layer not in self.kinds:
             return f"peft {VERSION} does not take {KINDS[case.layer]} here"
+        if self.single and case.dtype == "float64" and case.weight.startswith(recorded.KIND):
+            return f"peft {VERSION} is made in float32, which cannot hold the recorded weight"
         reason = self.unable(case)
         return reason and f"peft {VERSION} {reason}"
 

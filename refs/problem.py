@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from refs import minilm
+from refs import minilm, recorded
 from refs.calibration import Batch, batches
 from refs.case import Case
 from refs.formula import Decomposed, Drawn, Exactly, Formula, Normal, Tensors, Uniform
@@ -48,6 +48,9 @@ def base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
 
 @functools.lru_cache(maxsize=512)
 def _base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
+    if recording := recorded.of(case):  # exactly what was recorded, not what float32 can hold of it
+        told = {name: rounded(recording.tensors[name], case) for name in ("weight", "bias", "x") if name in recording.tensors}
+        return told["weight"], told.get("bias"), told["x"]
     if case.weight.startswith("minilm:"):
         name = case.weight.removeprefix("minilm:")
         module, seen = minilm.model().get_submodule(name), minilm.activations(name)
@@ -81,7 +84,9 @@ def _weight(case: Case) -> Tensor:
         case "deficient":
             values = torch.where(torch.arange(k) < (k + 1) // 2, 1.0, 0.0) * torch.linspace(2, 1, k)
         case kind:
-            raise ValueError(f"unknown weight kind {kind!r}; known: random, decay, gap, flat, deficient, minilm:MODULE")
+            raise ValueError(
+                f"unknown weight kind {kind!r}; known: random, decay, gap, flat, deficient, minilm:MODULE, recorded:NAME"
+            )
     return spectrum(case.seed, "weight", d_out=d_out, d_in=d_in, values=values.double())
 
 
@@ -141,8 +146,13 @@ def _parameters(case: Case, formula: Formula, weight: Tensor) -> Tensors:
 @functools.lru_cache(maxsize=1024)
 def _problem(case: Case, formula: Formula) -> Problem:
     weight, bias, x = base(case)
-    parameters = {name: rounded(value, case) for name, value in _parameters(case, formula, weight).items()}
-    frozen = {name: rounded(value, case) for name, value in _copied(case, formula, weight).items()}
+    given, copied = _parameters(case, formula, weight), _copied(case, formula, weight)
+    recording = recorded.of(case)
+    told = recording if recording and recording.state == case.state else None
+    if told:
+        given, copied = _told(case, told.under("param"), given), _told(case, told.frozen, copied)
+    parameters = {name: rounded(value, case) for name, value in given.items()}
+    frozen = {name: rounded(value, case) for name, value in copied.items()}
     plain = linear(x, weight, bias)
     contribution = linear(x, *formula.adapted(case, weight, bias, parameters | frozen)) - plain
     effect = float(contribution.norm() / plain.norm())
@@ -152,8 +162,18 @@ def _problem(case: Case, formula: Formula) -> Problem:
         along = contribution * (cotangent.norm() / contribution.norm())
         both = cotangent + along
         cotangent = both if both.norm() > along.norm() / 8 else cotangent - along  # a single output's two parts may cancel
+    if told:
+        cotangent = told.tensors["g"]
     data = batches(case) if formula.init_from else ()
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
+
+
+def _told(case: Case, recorded_: Tensors, wanted: Tensors) -> Tensors:
+    """What was recorded in the place of what is wanted; ValueError where names or shapes are others."""
+    shapes = [{name: tuple(value.shape) for name, value in side.items() if name in wanted} for side in (recorded_, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{case.weight} holds {shapes[0]}, the method has {shapes[1]}")
+    return {name: recorded_[name] for name in wanted}
 
 
 def problem(case: Case, formula: Formula) -> Problem:

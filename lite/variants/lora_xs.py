@@ -4,8 +4,9 @@ y = x Wᵀ + b + s·((drop(x) Aᵀ) Rᵀ) Bᵀ,  A = S_r·V_rᵀ (r, d_in),  B =
 Identity at init: nearly: R is normal with standard deviation 1e-5, so that the update is that small, not zero.
 Departures: the exact decomposition by default, where the author draws a randomised one with ten iterations; niter gives that. The
 singular values stand on the input side as in the author's code; no scale of r and alpha there unless alpha is set, so neither here.
+lora-lite decomposes in float32 and scales by alpha/r with a default of 2: with alpha told and its factors given it is the same function.
 Sources: Bałazy et al. 2024 (arXiv:2405.17604) §3; peft has no method of this name, its `tuners/psoft` (without orthogonality) and
-`tuners/tinylora` (with one-hot projections) are the same function class.
+`tuners/tinylora` (with one-hot projections) are the same function class; wassname/lora-lite 4e03f9c `variants/lora_xs.py`, as recorded.
 """
 
 import torch
