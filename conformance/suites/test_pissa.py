@@ -1,4 +1,4 @@
-"""PiSSA against peft and the paper."""
+"""PiSSA against peft, the start of its authors and the paper."""
 
 from conformance.parametrize import parametrized
 from conformance.suite import Suite, grid, within_rank
@@ -6,13 +6,14 @@ from conformance.suites.lite_layers import LiteLayer
 from conformance.suites.rounded_after import rounded_after
 from lite.variants.pissa import PISSA
 from refs import pissa
+from refs.authors.layer import AuthorLayer
 
 CASES = grid(alpha=True, weight="decay", options=[{"rslora": True}, {"lora_bias": True}], wide=False)
 
 SUITE = Suite(
     variant="pissa",
     formula=pissa.FORMULA,
-    references=(pissa.peft_layer(PISSA.peft),),
+    references=(pissa.peft_layer(PISSA.peft), AuthorLayer("pissa_quant", pissa.FORMULA, CASES)),
     candidate=LiteLayer("pissa", pissa.FORMULA),
     # A randomised decomposition is exact only after many iterations, and determined only where singular values are apart.
     cases=(*CASES, CASES[0].but(options={"niter": 128})),

@@ -3,9 +3,12 @@
 y = x Wᵀ + b + (λ/r)·Σ_i b_i (a_i ∘ n)·drop(x) / (‖a_i‖·‖b_i‖);  a_i rows of A, b_i columns of B, n_j = ‖W[:, j]‖₂ per input
 channel, frozen; both norms are clamped from below at 1e-4.
 Identity at init: B = 0, so the added term is exactly zero; with init "kaiming" it is not, by about λ.
-Departures: the paper subtracts a frozen copy of the initial update instead of starting at B = 0; peft does as here.
+Departures: the author subtracts a frozen copy of the initial update, times the trained λ, instead of starting at B = 0
+(delora-frozen-copy), and divides by the bare norms (delora-unclamped); peft does as here. On the CPU the author's copy shares A's and B's
+memory, so that nothing is ever added (delora-aliased).
 All factors are folded into A (r, d_in) and B (d_out, r) before they meet x; the same function, cheaper.
-Sources: Bini et al. 2025 (arXiv:2503.18225), ΔW = (λ‖W‖/r)·BΞA; peft `tuners/delora/layer.py` (`DeloraLinear.forward`).
+Sources: Bini et al. 2025 (arXiv:2503.18225), ΔW = (λ‖W‖/r)·BΞA; peft `tuners/delora/layer.py` (`DeloraLinear.forward`); the
+author's `peft/src/peft/tuners/delora.py` (`Linear`).
 """
 
 import math

@@ -6,7 +6,8 @@ Departures: W_res is formed from A₀ and B₀ as they are stored, rounded; peft
 afterwards, which costs half as much again in bfloat16 (pissa-rounded-after). r above min(d_out, d_in) is refused; peft builds it and
 cannot convert it to a plain LoRA. A float64 base is decomposed in float64; peft refuses it. A file keeps A₀ and B₀, so that a randomised start (niter)
 comes back; peft draws again. Costs one more copy of every targeted weight: the original is kept for `detach`.
-Sources: Meng et al. 2024 (arXiv:2404.02948) §3; peft `tuners/lora/layer.py` (`pissa_init`).
+Sources: Meng et al. 2024 (arXiv:2404.02948) §3; peft `tuners/lora/layer.py` (`pissa_init`); the authors' `utils/init_qpissa.py`
+(`pissa_quant`), whose s is 1.
 """
 
 from torch import Tensor

@@ -35,6 +35,7 @@ class AuthorLayer:
     """The layer of one manifest. cases: of the suite; which of them are recorded, and in which dtypes and states, says `asked`.
 
     layers, vectors: where its manifest and its recorded traces are. name: of its column. other_start: why its start and its defaults are not the method's, or None.
+    states: of the formula's own, which are recorded besides.
     """
 
     layer: str
@@ -44,6 +45,7 @@ class AuthorLayer:
     other_start: str | None = None
     layers: Path = manifest.LAYERS
     vectors: Path = VECTORS
+    states: tuple[str, ...] = ()
     is_fixed: bool = True
 
     @functools.cached_property
@@ -102,7 +104,7 @@ class AuthorLayer:
         first = True
         for case in self.cases:
             if not case.weight.startswith("minilm:"):
-                for state in ("init", "perturbed"):
+                for state in ("init", "perturbed", *self.states):
                     yield from self._asked(case.but(state=state))
                     low = case.but(state=state, dtype="float32")
                     yield from self._asked(low)
