@@ -19,7 +19,13 @@ def even(case: Case) -> Case:
     return case.but(rank=2 * (max(4, hra.rank(case), case.d_in // 16) // 2))
 
 
-CASES = tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST)
+GRID = tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST)
+# Layers that reflect the output have the method's vectors on square weights only.
+MORE = (
+    Case(d_in=12, d_out=12, rank=4, bias=False, batch=(2, 3), weight="gap"),
+    Case(d_in=20, d_out=20, rank=6, batch=(7,), weight="decay"),
+)
+CASES = (*GRID, *MORE)
 SQUARE = tuple(case for case in CASES if case.d_in == case.d_out)
 EPS, GS = "author llama-eps", "author llama-gs"
 FILES = "https://github.com/DaShenZi721/HRA/blob/8e0c6371e4928df6f69a56baae4ff90fb2619ccb/llama/peft/oft"

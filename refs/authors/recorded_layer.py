@@ -23,6 +23,7 @@ class RecordedLayer:
     equation: str
     name: str
     other_start: str | None = "its function was recorded, not how it starts"
+    is_fixed: bool = True
 
     @property
     def version(self) -> str:
@@ -55,7 +56,7 @@ class RecordedLayer:
         start = {f"start.{name}": value for name, value in (trained | frozen).items()}
         gradients = {f"grad.{name}": value for name, value in recording.under("grad").items()}
         tensors = start | gradients | {"output": recording.tensors["y"]}
-        return replayed(Run(repr(case), traces.digest(problem), tuple(trained), tensors), problem)
+        return replayed(Run(case, traces.digest(problem), tuple(trained), tensors), problem)
 
 
 def _is_of(problem: Problem, recording: Recording) -> bool:
