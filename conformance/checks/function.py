@@ -70,7 +70,7 @@ def accuracy(trial: Trial) -> None:
 @check(needs_reference=True)
 def defaults(trial: Trial) -> None:
     """Built without any option, it has the reference's default rank, scale, start, dropout and dtype; the formula's, where no reference has any."""
-    elsewhere = any(reference.other_start is None for reference in trial.suite.references)
+    elsewhere = any(not (reference.other_start or reference.refuses(trial.suite.bare)) for reference in trial.suite.references)
     if trial.other_start or (trial.truth.name == "closed form" and elsewhere):
         trial.not_applicable(trial.other_start or "the defaults are those of an implementation")
         return

@@ -1,9 +1,10 @@
-"""LoRA-XS against the two methods of peft that are the same function, lora-lite as it was recorded, and the paper."""
+"""LoRA-XS against its author's code, the two methods of peft that are the same function, lora-lite as it was recorded, and the paper."""
 
 from conformance.parametrize import parametrized
 from conformance.suite import Suite, grid, within_rank
 from conformance.suites.lite_layers import LiteLayer
 from refs import lora_xs
+from refs.authors.layer import AuthorLayer
 from refs.case import Case
 
 CASES = grid(alpha=True, weight="decay", wide=False)
@@ -18,13 +19,16 @@ RECORDED = tuple(
     )
 )
 
+# The default scale.
+EVERY_CASE = (*CASES, CASES[0].but(alpha=None))
+
 SUITE = Suite(
     variant="lora_xs",
     formula=lora_xs.FORMULA,
-    references=(*lora_xs.references(), lora_xs.RECORDED),
+    references=(*lora_xs.references(), AuthorLayer("lora_xs", lora_xs.FORMULA, EVERY_CASE), lora_xs.RECORDED),
     candidate=LiteLayer("lora_xs", lora_xs.FORMULA),
-    # The default scale; a randomised decomposition, which is exact only after many iterations.
-    cases=(*CASES, CASES[0].but(alpha=None), CASES[0].but(options={"niter": 128}), *RECORDED),
+    # A randomised decomposition, which is exact only after many iterations.
+    cases=(*EVERY_CASE, CASES[0].but(options={"niter": 128}), *RECORDED),
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),

@@ -5,8 +5,9 @@ Identity at init: nearly: R is normal with standard deviation 1e-5, so that the 
 Departures: the exact decomposition by default, where the author draws a randomised one with ten iterations; niter gives that. The
 singular values stand on the input side as in the author's code; no scale of r and alpha there unless alpha is set, so neither here.
 lora-lite decomposes in float32 and scales by alpha/r with a default of 2: with alpha told and its factors given it is the same function.
-Sources: Bałazy et al. 2024 (arXiv:2405.17604) §3; peft has no method of this name, its `tuners/psoft` (without orthogonality) and
-`tuners/tinylora` (with one-hot projections) are the same function class; wassname/lora-lite 4e03f9c `variants/lora_xs.py`, as recorded.
+Sources: Bałazy et al. 2024 (arXiv:2405.17604) §3; the author's `utils/initialization_utils.py` and `utils/latent_utils.py`; peft has no
+method of this name, its `tuners/psoft` (without orthogonality) and `tuners/tinylora` (with one-hot projections) are the same function
+class; wassname/lora-lite 4e03f9c `variants/lora_xs.py`, as recorded.
 """
 
 import torch
@@ -46,7 +47,8 @@ def buffers(config: LoRAXSConfig, layer: Layer) -> Shapes:
 
 
 def init(config: LoRAXSConfig, layer: Layer) -> dict[str, Tensor]:
-    R = START * torch.randn(config.r, config.r, dtype=torch.float32, device="cpu")
+    # In place: a small matrix is then drawn in double, as the author's is, and the bits are the same.
+    R = torch.empty(config.r, config.r, dtype=torch.float32, device="cpu").normal_(std=START)
     U, S, Vh = leading(layer.weight, config.r, config.niter)
     return {"lora_R": R, "lora_A": S[:, None] * Vh, "lora_B": U}
 

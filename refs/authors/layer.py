@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from refs import minilm
 from refs.authors import manifest, recording, traces
 from refs.authors.built import Driver, driver_of
-from refs.authors.checkout import CheckoutError, is_there, root, verify
+from refs.authors.checkout import CheckoutError, is_there, root
 from refs.authors.manifest import Manifest
 from refs.authors.request import Asked
 from refs.authors.traces import Run, Traces
@@ -64,9 +64,14 @@ class AuthorLayer:
         return self.vectors / f"{self.layer}.safetensors"
 
     @property
+    def is_live(self) -> bool:
+        """Whether it runs here: there is a checkout, and what it requires is installed, unless there is no recorded trace to replay."""
+        return is_there(self.manifest) and not (self.manifest.absent and self.recorded_file.is_file())
+
+    @property
     def version(self) -> str:
         """Repository, commit and place, and whether it ran now or once."""
-        how = "live" if is_there(self.manifest) else "recorded"
+        how = "live" if self.is_live else "recorded"
         return f"{self.manifest.folder} {self.manifest.commit[:7]}, {self.manifest.where}, {how}"
 
     @property
@@ -126,7 +131,7 @@ class AuthorLayer:
             recorded = traces.read(self.recorded_file) if self.recorded_file.is_file() else None
             if recorded and recorded.provenance.get("manifest") != self.manifest.digest:
                 return None, f"{self.layer}.toml is not the manifest that its traces were recorded with; run: nox -s record"
-            if is_there(self.manifest):
+            if self.is_live:
                 return self._live(), None
         except (ValueError, CheckoutError, recording.RecordingError) as error:
             return None, str(error)
@@ -135,6 +140,7 @@ class AuthorLayer:
 
     def _live(self) -> Traces:
         """Recorded now; kept beside the checkouts for the next process with the same code, numbers and versions."""
+        recording.ready(self.manifest)
         asked = list(self.asked())
         key = hashlib.sha256(self.manifest.digest.encode())
         for case, numbers, _ in asked:
@@ -142,7 +148,6 @@ class AuthorLayer:
         key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.requires)).encode())
         kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
         if kept.is_file():
-            verify(self.manifest)
             return traces.read(kept)
         made = recording.record(self.manifest, asked)
         traces.write(kept.with_name(f"{os.getpid()}-{kept.name}"), made)

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Manifest:
     equation: what the layer computes, in the project's notation. where: file and class, for pages.
     files: path in the repository → SHA-256 of the file. Nothing else of it is ever run.
     map: canonical name → the layer's tensor, in the notation of `refs.maps`.
-    requires: importable packages that the code needs besides torch. digest: SHA-256 of the manifest itself.
+    requires: packages that the code needs besides torch, as they are installed. digest: SHA-256 of the manifest itself.
     """
 
     file: Path
@@ -53,10 +54,23 @@ class Manifest:
         return "/".join(self.repository.removesuffix(".git").rsplit("/", 2)[-2:])
 
     @property
+    def absent(self) -> list[str]:
+        """What it requires and is not installed here."""
+        return [package for package in self.requires if not _is_installed(package)]
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What a trace's header says of it."""
         same = ("repository", "commit", "licence", "files")
         return {name: getattr(self, name) for name in same} | {"manifest": self.digest}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def names() -> list[str]:

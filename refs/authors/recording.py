@@ -20,13 +20,21 @@ class RecordingError(Exception):
     """The process that runs an author's code did not do it."""
 
 
+def ready(manifest: Manifest) -> None:
+    """CheckoutError unless the checkout is what the manifest says, RecordingError that names what is not installed."""
+    verify(manifest)
+    if manifest.absent:
+        raise RecordingError(
+            f"{manifest.name} needs {', '.join(manifest.absent)}, not installed here: pip install {' '.join(manifest.absent)}"
+        )
+
+
 def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float = SECONDS) -> traces.Traces:
     """The traces of an author's layer in the runs that are asked for; nothing is left behind.
 
-    Raises CheckoutError unless the checkout is what the manifest says, RecordingError with the last words of the process if it
-    crashed, hung or wrote nothing of use.
+    Raises as `ready` does, and RecordingError with the last words of the process if it crashed, hung or wrote nothing of use.
     """
-    verify(manifest)
+    ready(manifest)
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     quiet |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with TemporaryDirectory(prefix="conformance-author-") as folder:

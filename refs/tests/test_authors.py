@@ -264,6 +264,21 @@ class TestProcess:
             with pytest.raises(ValueError, match=r"toy\.safetensors holds no traces"):
                 traces.read(tmp_path / "toy.safetensors")
 
+    def test_what_is_not_installed_is_named_and_a_recording_takes_its_place(self, here, layers, tmp_path, monkeypatch):
+        needy = (layers / "toy.toml").read_text().replace("[files]", 'requires = ["torch"]\n[files]')
+        (tmp_path / "toy.toml").write_text(needy)
+        shutil.copy(layers / "toy.py", tmp_path)
+        recorded = toy(tmp_path, tmp_path / "vectors")
+        traces.write(recorded.recorded_file, recorded._live())
+        monkeypatch.setattr(manifest, "_is_installed", lambda package: package != "torch")
+        again = toy(tmp_path, tmp_path / "vectors")
+        assert again.missing() is None
+        assert again.version.endswith("recorded")
+        assert again.refuses(CASE) is None
+        assert "toy needs torch, not installed here: pip install torch" in toy(tmp_path, tmp_path / "none").missing()
+        with pytest.raises(RecordingError, match="toy needs torch, not installed here"):
+            recording.record(manifest.read("toy", tmp_path), asked())
+
     def test_neither_checkout_nor_recording_is_a_reason(self, nowhere, layers, tmp_path):
         assert "no checkout in" in toy(layers, tmp_path).missing()
         assert "nox -s refs" in toy(layers, tmp_path).missing()
