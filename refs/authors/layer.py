@@ -62,8 +62,13 @@ class AuthorLayer:
     @property
     def version(self) -> str:
         """Repository, commit and place, and whether it ran now or once."""
-        how = "live" if is_there(self.manifest) else "recorded"
+        how = "live" if self.can_run else "recorded"
         return f"{self.manifest.folder} {self.manifest.commit[:7]}, {self.manifest.where}, {how}"
+
+    @property
+    def can_run(self) -> bool:
+        """Whether its checkout is here, and what it requires."""
+        return is_there(self.manifest) and not self.manifest.unmet()
 
     @property
     def equation(self) -> str:
@@ -122,11 +127,12 @@ class AuthorLayer:
             recorded = traces.read(self.recorded_file) if self.recorded_file.is_file() else None
             if recorded and recorded.provenance.get("manifest") != self.manifest.digest:
                 return None, f"{self.layer}.toml is not the manifest that its traces were recorded with; run: nox -s record"
-            if is_there(self.manifest):
+            if self.can_run:
                 return self._live(), None
         except (ValueError, CheckoutError, recording.RecordingError) as error:
             return None, str(error)
-        nothing = f"{self.layer}: no checkout in {root() / self.manifest.folder} and no recorded traces; get it with: nox -s refs"
+        absent = f"without {', '.join(self.manifest.unmet())}" if is_there(self.manifest) else "with no checkout"
+        nothing = f"{self.layer}: {root() / self.manifest.folder} {absent}, and no recorded traces; get them with: nox -s refs"
         return recorded, None if recorded else nothing
 
     def _live(self) -> Traces:
@@ -135,7 +141,7 @@ class AuthorLayer:
         key = hashlib.sha256(self.manifest.digest.encode())
         for case, numbers, _ in asked:
             key.update(f"{case!r} {traces.digest(numbers)} ".encode())
-        key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.requires)).encode())
+        key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.packages)).encode())
         kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
         if kept.is_file():
             verify(self.manifest)

@@ -5,8 +5,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from refs.maps import Entry, parse
 
@@ -22,7 +25,7 @@ class Manifest:
     equation: what the layer computes, in the project's notation. where: file and class, for pages.
     files: path in the repository → SHA-256 of the file. Nothing else of it is ever run.
     map: canonical name → the layer's tensor, in the notation of `refs.maps`.
-    requires: importable packages that the code needs besides torch. digest: SHA-256 of the manifest itself.
+    requires: packages that the code needs besides torch, as pip is told them. digest: SHA-256 of the manifest itself.
     """
 
     name: str
@@ -42,10 +45,24 @@ class Manifest:
         return "/".join(self.repository.removesuffix(".git").rsplit("/", 2)[-2:])
 
     @property
+    def packages(self) -> list[str]:
+        """Names of what it requires."""
+        return [Requirement(text).name for text in self.requires]
+
+    def unmet(self) -> list[str]:
+        """What it requires and is not installed, or in another version."""
+        there = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()}
+        return [text for text in self.requires if not _is_met(Requirement(text), there)]
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What a trace's header says of it."""
         same = ("repository", "commit", "licence", "files")
         return {name: getattr(self, name) for name in same} | {"manifest": self.digest}
+
+
+def _is_met(requirement: Requirement, there: Mapping[str, str]) -> bool:
+    return requirement.name in there and requirement.specifier.contains(there[requirement.name], prereleases=True)
 
 
 def names() -> list[str]:

@@ -22,10 +22,12 @@ class RecordingError(Exception):
 def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float = SECONDS) -> traces.Traces:
     """The traces of an author's layer in the runs that are asked for; nothing is left behind.
 
-    Raises CheckoutError unless the checkout is what the manifest says, RecordingError with the last words of the process if it
-    crashed, hung or wrote nothing of use.
+    Raises CheckoutError unless the checkout is what the manifest says, RecordingError if a package is missing, or with the last words
+    of the process if it crashed, hung or wrote nothing of use.
     """
     verify(manifest)
+    if unmet := manifest.unmet():
+        raise RecordingError(f"{manifest.name} needs {', '.join(unmet)}; install it with: pip install '{unmet[0]}'")
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with TemporaryDirectory(prefix="conformance-author-") as folder:
         wanted, got = Path(folder) / "request.safetensors", Path(folder) / "traces.safetensors"
