@@ -17,12 +17,14 @@ class RecordedLayer:
     """The recordings of one folder, each of one case.
 
     folder: in `refs/vectors`. equation: what the layer computes. name: of the column. other_start: why its start is not compared.
+    in_float32: whether it computes in float32 whatever the dtype, so that it is right to float32 only.
     """
 
     folder: str
     equation: str
     name: str
     other_start: str | None = "its function was recorded, not how it starts"
+    in_float32: bool = False
 
     @property
     def version(self) -> str:
