@@ -103,7 +103,7 @@ def refs(session: nox.Session) -> None:
 @nox.session
 def record(session: nox.Session) -> None:
     """Run the authors' layers again; fails if a recorded trace would change. `-- --write` keeps the new ones."""
-    install(session, "test")
+    install(session, "record")
     python(session, "-m", "conformance", "record", *session.posargs)
 
 

@@ -88,6 +88,11 @@ def same_bits(candidate: Tensor, reference: Tensor) -> Judgement:
     )
 
 
+def float32_bound(*, n: int, kappa: float) -> float:
+    """How far from what is exact a computation in float32 may be: the bound of float64, in that dtype."""
+    return FUNCTION * math.sqrt(n) * kappa * U32
+
+
 def exactly_zero(candidate: Tensor) -> Judgement:
     """The oracle is exactly zero: so must the candidate be."""
     largest = float(candidate.abs().max()) if candidate.numel() else 0.0

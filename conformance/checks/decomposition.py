@@ -1,7 +1,5 @@
 """Starts that are taken out of the weight: factors, products, spectra, and what is left of it."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -48,7 +46,7 @@ def decomposition(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> N
 
 def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, kappa: float, failed: Judgement) -> Judgement:
     """Whether the difference is that of float32, on whichever side."""
-    bound = _float32_bound(n, kappa)
+    bound = policy.float32_bound(n=n, kappa=kappa)
     mine, theirs = policy.distance(value, exact), policy.distance(other, exact)
     if max(mine, theirs) > bound:
         return failed
@@ -58,18 +56,13 @@ def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, k
     return Judgement(verdict, max(mine, theirs) / policy.U32, bound / policy.U32, "u32", reason=f"{who} computes it in float32")
 
 
-def _float32_bound(n: int, kappa: float) -> float:
-    """How far from the exact start a computation in float32 may be."""
-    return policy.FUNCTION * math.sqrt(n) * kappa * policy.U32
-
-
 def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:
     """A start from a decomposition in float32 is no less accurate than the reference's; one that starts elsewhere is no measure."""
     reference = begin(case, trial).decomposed
     own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
     kappa = runs.start_kappa(case, trial.formula)[name]
     condition = trial.formula.condition(case, problem(case, trial.formula).weight)
-    if policy.distance(other[name], reference[name]) > _float32_bound(max(case.d_in, case.d_out), kappa * condition):
+    if policy.distance(other[name], reference[name]) > policy.float32_bound(n=max(case.d_in, case.d_out), kappa=kappa * condition):
         trial.not_applicable(f"{trial.truth.name} starts elsewhere, by more than float32: see init", case)
         return
     trial.judge(name, case, policy.no_less_accurate(own[name], other[name], reference[name], kappa=kappa))

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from torch import Tensor
+
 from conformance import policy, runs
 from conformance.check import check
 from conformance.checks.decomposition import decomposed_in_float32
@@ -116,11 +118,33 @@ def _compared(trial: Trial, case: Case, theirs: Trace, *, outputs: bool) -> None
             continue
         unstable = max(e32.get(name, 0.0), kappa[name] * inverted * policy.U32)
         judgement = policy.same_function(mine[name], value, n=n, kappa=kappa[name], e32=unstable)
-        if judgement.verdict is Verdict.FAILS and _is_capped(
+        if judgement.verdict is Verdict.FAILS and _computes_in_float32(trial.candidate, trial.truth):
+            judgement = _against_exact(trial, case, name, (mine[name], value), n, kappa[name]) or judgement
+        elif judgement.verdict is Verdict.FAILS and _is_capped(
             trial, case, name, policy.distance(mine[name], value), max(kappa[name] * policy.U32, e32.get(name, 0.0))
         ):
             judgement = Judgement(Verdict.CAPPED, judgement.error, judgement.bound, judgement.unit, reason="hard-casts to float32")
         trial.judge(name, case, judgement)
+
+
+def _computes_in_float32(*sides: Implementation) -> list[str]:
+    """Names of those that say so; only what was recorded does."""
+    return [side.name for side in sides if getattr(side, "in_float32", False)]
+
+
+def _against_exact(trial: Trial, case: Case, name: str, values: tuple[Tensor, Tensor], n: int, kappa: float) -> Judgement | None:
+    """Where a reference computes in float32: it is right to float32, and the other side to float64, against the closed form."""
+    exact = runs.at_values(ClosedForm(trial.formula), case, trial.formula)[name]
+    largest, bound = 0.0, policy.float32_bound(n=n, kappa=kappa)
+    who: list[str] = []
+    for side, value in zip((trial.candidate, trial.truth), values, strict=True):
+        if policy.same_function(value, exact, n=n, kappa=kappa).verdict is not Verdict.FAILS:
+            continue
+        largest, who = max(largest, policy.distance(value, exact)), [*who, side.name]
+    if not who or largest > bound or not set(who) <= set(_computes_in_float32(trial.candidate, trial.truth)):
+        return None
+    reason = f"{', '.join(who)} computes it in float32"
+    return Judgement(Verdict.EQUIVALENT, largest / policy.U32, bound / policy.U32, "u32", reason=reason)
 
 
 def compare_below(trial: Trial, cases: Iterable[Case]) -> None:

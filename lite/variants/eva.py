@@ -5,11 +5,13 @@ Of all layers' components the r·(number of layers) with the largest share of th
 for one layer. alpha is multiplied by r_layer/r (adjust_scaling_factors); with rslora s is then alpha·(r_layer/r)/√r_layer, as in peft.
 Identity at init: B = 0, so the added term is exactly zero.
 Departures: one pass over all tokens, exact. peft's streaming decomposition is truncated, randomised and stops once two steps look
-alike: on several batches its directions are others (eva-streaming), and on slowly falling spectra inexact (eva-randomised).
-Whitening divides by √σ once, also where layers share an input; peft divides once per sharer, and by a σ that grows with its
-passes over the data (eva-whiten-passes). Too few tokens are an error; peft never ends. No more components than d_in are asked for,
+alike: on several batches its directions are others (eva-streaming), and on slowly falling spectra inexact (eva-randomised). So is the
+author's, with other random numbers (eva-generator); there alpha stays as it is whatever rank a layer gets (eva-scaling), here as in peft.
+Whitening divides by √σ once, also where layers share an input; both divide once per sharer, and by a σ that grows with their
+passes over the data (eva-whiten-passes). Too few tokens are an error; there the loop never ends. No more components than d_in are asked for,
 where peft raises. A layer with no share stays as it is.
-Sources: Paischer et al. 2024 (arXiv:2410.07170) §3, alg. 1; peft `tuners/lora/eva.py` (`get_eva_state_dict`), `utils/incremental_pca.py`.
+Sources: Paischer et al. 2024 (arXiv:2410.07170) §3, alg. 1; peft `tuners/lora/eva.py` (`get_eva_state_dict`), `utils/incremental_pca.py`;
+ml-jku/EVA a5ac24b `src/svd.py` (`compute_svd`), `src/utils.py` (`get_adapter_model`).
 """
 
 import dataclasses

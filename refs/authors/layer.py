@@ -66,7 +66,7 @@ class AuthorLayer:
     @property
     def is_live(self) -> bool:
         """Whether it runs here: there is a checkout, and what it requires is installed, unless there is no recorded trace to replay."""
-        return is_there(self.manifest) and not (self.manifest.absent and self.recorded_file.is_file())
+        return is_there(self.manifest) and not (self.manifest.unmet() and self.recorded_file.is_file())
 
     @property
     def version(self) -> str:
@@ -135,7 +135,8 @@ class AuthorLayer:
                 return self._live(), None
         except (ValueError, CheckoutError, recording.RecordingError) as error:
             return None, str(error)
-        nothing = f"{self.layer}: no checkout in {root() / self.manifest.folder} and no recorded traces; get it with: nox -s refs"
+        absent = f"without {', '.join(self.manifest.unmet())}" if is_there(self.manifest) else "with no checkout"
+        nothing = f"{self.layer}: {root() / self.manifest.folder} {absent}, and no recorded traces; get them with: nox -s refs"
         return recorded, None if recorded else nothing
 
     def _live(self) -> Traces:
@@ -145,7 +146,7 @@ class AuthorLayer:
         key = hashlib.sha256(self.manifest.digest.encode())
         for case, numbers, _ in asked:
             key.update(f"{case!r} {traces.digest(numbers)} ".encode())
-        key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.requires)).encode())
+        key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.packages)).encode())
         kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
         if kept.is_file():
             return traces.read(kept)

@@ -9,6 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+
 from refs.maps import Entry, parse
 
 LAYERS = Path(__file__).parent / "layers"
@@ -24,7 +27,7 @@ class Manifest:
     equation: what the layer computes, in the project's notation. where: file and class, for pages.
     files: path in the repository → SHA-256 of the file. Nothing else of it is ever run.
     map: canonical name → the layer's tensor, in the notation of `refs.maps`.
-    requires: packages that the code needs besides torch, as they are installed. digest: SHA-256 of the manifest itself.
+    requires: packages that the code needs besides torch, as pip is told them. digest: SHA-256 of the manifest itself.
     """
 
     file: Path
@@ -54,9 +57,14 @@ class Manifest:
         return "/".join(self.repository.removesuffix(".git").rsplit("/", 2)[-2:])
 
     @property
-    def absent(self) -> list[str]:
-        """What it requires and is not installed here."""
-        return [package for package in self.requires if not _is_installed(package)]
+    def packages(self) -> list[str]:
+        """Names of what it requires."""
+        return [Requirement(text).name for text in self.requires]
+
+    def unmet(self) -> list[str]:
+        """What it requires and is not installed, or in another version."""
+        there = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
+        return [text for text in self.requires if not _is_met(Requirement(text), there)]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -65,12 +73,9 @@ class Manifest:
         return {name: getattr(self, name) for name in same} | {"manifest": self.digest}
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def _is_met(requirement: Requirement, there: Mapping[NormalizedName, str]) -> bool:
+    name = canonicalize_name(requirement.name)
+    return name in there and requirement.specifier.contains(there[name], prereleases=True)
 
 
 def names() -> list[str]:

@@ -17,6 +17,7 @@ class RecordedLayer:
     """The recordings of one folder, each of one case.
 
     folder: in `refs/vectors`. equation: what the layer computes. name: of the column. other_start: why its start is not compared.
+    in_float32: whether it computes in float32 whatever the dtype, so that it is right to float32 only.
     """
 
     folder: str
@@ -24,6 +25,7 @@ class RecordedLayer:
     name: str
     other_start: str | None = "its function was recorded, not how it starts"
     is_fixed: bool = True
+    in_float32: bool = False
 
     @property
     def version(self) -> str:

@@ -23,9 +23,9 @@ class RecordingError(Exception):
 def ready(manifest: Manifest) -> None:
     """CheckoutError unless the checkout is what the manifest says, RecordingError that names what is not installed."""
     verify(manifest)
-    if manifest.absent:
+    if unmet := manifest.unmet():
         raise RecordingError(
-            f"{manifest.name} needs {', '.join(manifest.absent)}, not installed here: pip install {' '.join(manifest.absent)}"
+            f"{manifest.name} needs {', '.join(unmet)}, not installed here: pip install {' '.join(map(repr, unmet))}"
         )
 
 
