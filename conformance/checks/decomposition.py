@@ -57,15 +57,22 @@ def _single(trial: Trial, value: Tensor, other: Tensor, exact: Tensor, n: int, k
 
 
 def decomposed_in_float32(trial: Trial, case: Case, name: str, mine: Subject, theirs: Subject) -> None:
-    """A start from a decomposition in float32 is no less accurate than the reference's; one that starts elsewhere is no measure."""
-    reference = begin(case, trial).decomposed
-    own, other = (_own_start(trial, case, subject) for subject in (mine, theirs))
+    """A start from a decomposition in float32 is no less accurate than the reference's. One that is right where the reference starts
+    elsewhere says nothing by that: it has to be right to float32.
+    """
+    exact = begin(case, trial).decomposed[name]
+    own, other = (_own_start(trial, case, subject)[name] for subject in (mine, theirs))
     kappa = runs.start_kappa(case, trial.formula)[name]
     condition = trial.formula.condition(case, problem(case, trial.formula).weight)
-    if policy.distance(other[name], reference[name]) > policy.float32_bound(n=max(case.d_in, case.d_out), kappa=kappa * condition):
-        trial.not_applicable(f"{trial.truth.name} starts elsewhere, by more than float32: see init", case)
-        return
-    trial.judge(name, case, policy.no_less_accurate(own[name], other[name], reference[name], kappa=kappa))
+    judgement = policy.no_less_accurate(own, other, exact, kappa=kappa)
+    bound = policy.float32_bound(n=max(case.d_in, case.d_out), kappa=kappa * condition)
+    passes = judgement.verdict in (Verdict.IDENTICAL, Verdict.EQUIVALENT)
+    if passes and min(policy.distance(other, exact), policy.distance(own, other)) > bound:
+        error, reason = policy.distance(own, exact), f"{trial.truth.name} starts elsewhere (see init): judged by the formula"
+        verdict = Verdict.EQUIVALENT if error <= bound else Verdict.FAILS
+        got, should = f"off by {rounded_up(error / policy.U32)} u32", f"at most {bound / policy.U32:.2g} u32"
+        judgement = Judgement(verdict, error / policy.U32, bound / policy.U32, "u32", got, should, reason)
+    trial.judge(name, case, judgement)
 
 
 def restored(trial: Trial, case: Case) -> None:
