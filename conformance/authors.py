@@ -14,7 +14,6 @@ from refs.authors.checkout import CheckoutError
 from refs.authors.layer import AuthorLayer
 from refs.authors.recording import RecordingError
 from refs.authors.traces import Run, Traces
-from refs.case import Case
 from refs.formula import Formula
 
 MADE_WITH = ("torch", "machine", "processor")  # the same bits are asked for where these are the same
@@ -84,19 +83,16 @@ def differences(before: Traces, now: Traces, formula: Formula) -> list[str]:
         for name, value in now.provenance.items()
         if before.provenance.get(name) != value
     ]
-    old = {(run.case, run.numbers): run for run in before.runs}
-    new = {(run.case, run.numbers): run for run in now.runs}
-    found += [f"not run any more: {case.id}" for case, _ in old.keys() - new.keys()]
-    found += [f"not recorded: {case.id}" for case, _ in new.keys() - old.keys()]
     exact = all(before.made.get(name) == now.made.get(name) for name in MADE_WITH)
-    for key in old.keys() & new.keys():
-        found += list(_changes(old[key], new[key], None if exact else _exact_run(new, new[key]), formula))
+    pairs = [(traces.find(before.runs, run.case, run.numbers), run) for run in now.runs]
+    kept = [id(old) for old, _ in pairs]
+    found += [f"not run any more: {run.case.id}" for run in before.runs if id(run) not in kept]
+    found += [f"not recorded: {run.case.id}" for old, run in pairs if old is None]
+    for old, run in pairs:
+        if old:
+            truth = None if exact else traces.find(now.runs, run.case.but(dtype="float64"), run.numbers) or run
+            found += list(_changes(old, run, truth, formula))
     return sorted(found)
-
-
-def _exact_run(new: dict[tuple[Case, str], Run], run: Run) -> Run:
-    """The same numbers in float64."""
-    return new.get((run.case.but(dtype="float64"), run.numbers), run)
 
 
 def _changes(old: Run, new: Run, exact: Run | None, formula: Formula) -> Iterator[str]:

@@ -18,6 +18,7 @@ from refs.case import Case
 
 SPECTRA = ("random", "decay", "gap", "flat", "deficient")
 SCALES = (1.0, 1e-3, 1e-2, 1e-1, 1e1, 1e2, 1e3)
+BATCH = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
 SPLITS = 256  # layers this large are split between threads, smaller ones hardly
 
 
@@ -35,16 +36,18 @@ class Space:
     """What cases are drawn from.
 
     size: of d_in and d_out. rank: the least; the guards against rank 1 are dropped if it is that.
-    scales: of weight, bias and input. threads: of torch, for layers that are large enough to be split.
+    scales: of weight, bias and input. batch: leading shapes of x. threads: of torch, for layers that are large enough to be split.
     """
 
     size: st.SearchStrategy[int]
     rank: int = 2
     scales: tuple[float, ...] = (1.0,)
     threads: tuple[int, ...] = (1,)
+    batch: st.SearchStrategy[tuple[int, ...]] = BATCH
 
 
-SWEEP = Space(size=st.integers(2, 40))
+# A single token is drawn often enough for the few examples of a sweep.
+SWEEP = Space(size=st.integers(2, 40), batch=st.one_of(st.just((1,)), BATCH))
 
 
 def everything(largest: int) -> Space:
@@ -68,7 +71,7 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any], suite: Suite, space: Sp
         rank=draw(st.integers(space.rank, max(space.rank, min(d_in, d_out, 32)))) if like.rank else None,
         alpha=draw(st.sampled_from([0.25, 3.0, 7.0, 48.0])) if like.alpha else None,
         bias=like.layer == "conv1d" or draw(st.booleans()),
-        batch=tuple(draw(st.lists(st.integers(1, 7), min_size=1, max_size=3))),
+        batch=draw(space.batch),
         weight=draw(st.sampled_from(SPECTRA)),
         scales=(draw(scale), draw(scale), draw(scale)),
         state=draw(st.sampled_from(["init", "perturbed", *suite.formula.states, *(["own"] if suite.formula.gauge else [])])),

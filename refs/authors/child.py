@@ -58,7 +58,7 @@ def main(manifest_file: str, request: str, result: str) -> None:
             raise
         trained = tuple(key for key in entries if entries[key].name in subject.trainable)
         extra = subject.trainable - {entry.name for entry in entries.values()}
-        done.append(traces.Run(case, traces.digest(numbers), (*trained, *sorted(extra)), tensors))
+        done.append(traces.Run(case, traces.fingerprint(numbers), (*trained, *sorted(extra)), tensors))
     packages = ("torch", *about.packages)
     made = {package: metadata.version(package) for package in packages}
     made |= {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}

@@ -87,14 +87,22 @@ class AuthorLayer:
         """What the layer cannot do, or what was not recorded."""
         if reason := self.driver.refuses(case):
             return reason
-        return None if case in self._index[1] else f"no trace of this case is recorded of {self.layer}"
+        if case not in self._index:
+            return f"no trace of this case is recorded of {self.layer}"
+        here = traces.fingerprint(problem(case, self.formula))
+        there = traces.find(self._index[case], case, here)
+        return (
+            None
+            if there
+            else "its numbers are not those that were recorded: what it starts from is decomposed otherwise on this processor"
+        )
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """The layer as its trace tells; LookupError for numbers that it was not run on."""
-        key = (case, traces.digest(problem))
-        if key not in self._index[0]:
+        run = traces.find(self._index.get(case, ()), case, traces.fingerprint(problem))
+        if run is None:
             raise LookupError(f"{self.layer} was not run on these numbers: {case!r}")
-        return replayed(self._index[0][key], problem)
+        return replayed(run, problem)
 
     def asked(self) -> Iterator[Asked]:
         """The runs that are recorded: every case in float64 and float32, at init and perturbed, in eval mode, with dropout; and in
@@ -143,9 +151,9 @@ class AuthorLayer:
         """Recorded now; kept beside the checkouts for the next process with the same code, numbers and versions."""
         recording.ready(self.manifest)
         asked = list(self.asked())
-        key = hashlib.sha256(self.manifest.digest.encode())
+        key = hashlib.sha256(self.manifest.digest.encode() + self.manifest.driver.read_bytes())
         for case, numbers, _ in asked:
-            key.update(f"{case!r} {traces.digest(numbers)} ".encode())
+            key.update(f"{case!r} {traces.fingerprint(numbers)} ".encode())
         key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.packages)).encode())
         kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
         if kept.is_file():
@@ -156,10 +164,12 @@ class AuthorLayer:
         return made
 
     @functools.cached_property
-    def _index(self) -> tuple[dict[tuple[Case, str], Run], set[Case]]:
-        found = self._found[0]
-        runs = found.runs if found else ()
-        return {(run.case, run.numbers): run for run in runs}, {run.case for run in runs}
+    def _index(self) -> dict[Case, list[Run]]:
+        """The runs by their case."""
+        found: dict[Case, list[Run]] = {}
+        for run in self._found[0].runs if self._found[0] else ():
+            found.setdefault(run.case, []).append(run)
+        return found
 
 
 class Replay(nn.Module):

@@ -58,7 +58,7 @@ class RecordedLayer:
         start = {f"start.{name}": value for name, value in (trained | frozen).items()}
         gradients = {f"grad.{name}": value for name, value in recording.under("grad").items()}
         tensors = start | gradients | {"output": recording.tensors["y"]}
-        return replayed(Run(case, traces.digest(problem), tuple(trained), tensors), problem)
+        return replayed(Run(case, traces.fingerprint(problem), tuple(trained), tensors), problem)
 
 
 def _is_of(problem: Problem, recording: Recording) -> bool:

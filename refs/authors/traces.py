@@ -2,12 +2,13 @@
 
 A run is a case, with its own numbers or another's. Under "N/", for run N: `start.NAME` (the tensors after the layer's own init), `output`, `grad.x` and
 `grad.NAME` with the case's parameters copied in, and the same under `own.` at the layer's own start. The header's `runs` says of each
-its case, the digest of its numbers, and what is trained; `made` says with what it was recorded, `content` is the digest of everything.
+its case, the fingerprint of its numbers, and what is trained; `made` says with what it was recorded, `content` is the digest of everything.
 """
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refs.case import Case
+from refs.numbers import normal
 from refs.problem import Problem
 
 FORMAT = "author-traces"
+ALIKE = 2.0**-40  # relative difference of numbers that are the same but for the order of their sums
+Fingerprint = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. numbers: digest of what it ran on. trained: canonical names. tensors: see the module."""
+    """One run. numbers: fingerprint of what it ran on. trained: canonical names. tensors: see the module."""
 
     case: Case
-    numbers: str
+    numbers: Fingerprint
     trained: tuple[str, ...]
     tensors: Mapping[str, Tensor]
 
@@ -42,16 +46,32 @@ class Traces:
     runs: Sequence[Run]
 
 
-def digest(problem: Problem) -> str:
-    """Of all numbers of a run: another weight, input, parameter, cotangent or batch is another run."""
-    sha = hashlib.sha256()
+@functools.lru_cache(maxsize=4096)
+def fingerprint(problem: Problem) -> Fingerprint:
+    """Of all numbers of a run: another weight, input, parameter, cotangent or batch is another run. Norms and projections, not bits:
+    products and decompositions round differently on another processor, by far less than the bounds allow.
+    """
     flat = {"x": problem.x, "weight": problem.weight, "cotangent": problem.cotangent, **problem.parameters, **problem.frozen}
     if problem.bias is not None:
         flat["bias"] = problem.bias
     for n, batch in enumerate(problem.data):
         flat |= {f"data.{n}.{name}": value for name, value in vars_of(batch).items()}
-    _add(sha, flat)
-    return sha.hexdigest()
+    told: list[float] = []
+    for name in sorted(flat):
+        value = flat[name].detach().double()
+        along = normal("fingerprint", name, shape=tuple(value.shape))
+        told += [float(value.norm()), float((value * along).sum() / along.norm())]
+    return tuple(told)
+
+
+def find(runs: Iterable[Run], case: Case, numbers: Fingerprint) -> Run | None:
+    """The run of a case on these numbers, or None."""
+    return next((run for run in runs if run.case == case and _alike(run.numbers, numbers)), None)
+
+
+def _alike(one: Fingerprint, other: Fingerprint) -> bool:
+    norms = [norm for norm in one[::2] for _ in range(2)]
+    return len(one) == len(other) and all(abs(a - b) <= ALIKE * norm for a, b, norm in zip(one, other, norms, strict=True))
 
 
 def _add(sha: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -108,7 +128,7 @@ def read(file: Path) -> Traces:
         runs = []
         for n, about in enumerate(json.loads(header["runs"])):
             own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(f"{n}/")}
-            runs.append(Run(Case.parse(about["case"]), about["numbers"], tuple(about["trained"]), own))
+            runs.append(Run(Case.parse(about["case"]), tuple(about["numbers"]), tuple(about["trained"]), own))
         return Traces(json.loads(header["provenance"]), json.loads(header["made"]), runs)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} holds no traces: {error}") from error

@@ -254,7 +254,7 @@ class TestProcess:
 
     def test_one_byte_flipped_in_a_recording_is_seen_wherever_it_is(self, tmp_path):
         tensors = {"output": torch.arange(3.0), "start.lora_A": torch.ones(2)}
-        one = traces.Run(CASE, "numbers", ("lora_A",), tensors)
+        one = traces.Run(CASE, (1.0, 0.5), ("lora_A",), tensors)
         traces.write(tmp_path / "toy.safetensors", traces.Traces({"commit": "c"}, {"torch": "2"}, [one]))
         good = (tmp_path / "toy.safetensors").read_bytes()
         for place in range(len(good)):
@@ -278,6 +278,19 @@ class TestProcess:
         assert "toy needs torch, not installed here: pip install torch" in toy(tmp_path, tmp_path / "none").missing()
         with pytest.raises(RecordingError, match="toy needs torch, not installed here"):
             recording.record(manifest.read("toy", tmp_path), asked())
+
+    def test_numbers_are_the_same_but_for_their_last_bits(self):
+        numbers = problem(CASE, lora.FORMULA)
+        run = traces.Run(CASE, traces.fingerprint(numbers), (), {})
+        for size, found in ((2.0**-50, True), (2.0**-30, False)):
+            for change in (
+                {"x": numbers.x * (1 + size)},
+                {"parameters": numbers.parameters | {"lora_B": numbers.parameters["lora_B"] * (1 + size)}},
+            ):
+                other = traces.fingerprint(dataclasses.replace(numbers, **change))
+                assert (traces.find([run], CASE, other) is run) == found
+        swapped = dataclasses.replace(numbers, x=numbers.x.flip(0))  # of the same norm
+        assert traces.find([run], CASE, traces.fingerprint(swapped)) is None
 
     def test_neither_checkout_nor_recording_is_a_reason(self, nowhere, layers, tmp_path):
         assert "no checkout in" in toy(layers, tmp_path).missing()

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from refs import hra
 from refs.authors import layer, traces
-from refs.case import Case
 from refs.problem import problem
 
 EPS = 6e-5  # the layer's default
@@ -26,12 +25,12 @@ def orthogonal(U: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("name", "rows"), [("hra_llama_eps", shortened), ("hra_llama_gs", orthogonal)])
 def test_the_output_is_reflected(name: str, rows: Callable[[Tensor], Tensor]) -> None:
-    recorded = {(run.case, run.numbers): run for run in traces.read(layer.VECTORS / f"{name}.safetensors").runs}
-    cases = [Case.parse(text) for text, _ in recorded if "minilm" not in text and "float64" in text]
+    recorded = traces.read(layer.VECTORS / f"{name}.safetensors").runs
+    cases = dict.fromkeys(run.case for run in recorded if "minilm" not in run.case.weight and run.case.dtype == "float64")
     compared = 0
     for case in cases:
         given = problem(case, hra.FORMULA)
-        if (run := recorded.get((repr(case), traces.digest(given)))) is None:
+        if (run := traces.find(recorded, case, traces.fingerprint(given))) is None:
             continue
         turned = given.weight.T
         for row in rows(given.parameters["lora_U"]):
