@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -54,24 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         "search", help="draw thousands of cases of any shape and scale, and climb towards the largest error"
     )
     command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
-    command.add_argument("--cases", type=_positive, default=10_000, help="when to stop (default %(default)s)")
-    command.add_argument("--minutes", type=float, help="when to stop in any case (default: never)")
+    command.add_argument("--cases", type=_count, default=10_000, help="when to stop (default %(default)s)")
+    command.add_argument("--minutes", type=_minutes, help="when to stop in any case (default: never)")
     command.add_argument(
-        "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: one a core, here %(default)s)"
+        "--jobs", type=_count, default=os.cpu_count() or 1, help="processes (default: one a core, here %(default)s)"
     )
-    command.add_argument("--largest", type=_positive, default=512, help="the largest d_in and d_out (default %(default)s)")
+    command.add_argument("--largest", type=_count, default=512, help="the largest d_in and d_out (default %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="the same one draws the same cases (default %(default)s)")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where to write search.json (default {RUN})")
     command.set_defaults(run=_search)
 
     command = commands.add_parser("bugs", help="plant every known bug and show which checks turn red")
     command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
-    command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    command.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     command.set_defaults(run=_bugs)
 
     command = commands.add_parser("floor", help="the smallest error in a layer that turns its verdict, by bisection")
     command.add_argument("variant", metavar="VARIANT", nargs="*", help=f"all by default; known: {', '.join(known())}")
-    command.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default %(default)s)")
+    command.add_argument("--jobs", type=_count, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     command.add_argument(
         "--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})"
     )
@@ -142,10 +145,16 @@ def _search(options: argparse.Namespace) -> int:
     return report(options.variant or known(), options.run_folder, processes=options.jobs, **limits)
 
 
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"should be at least 1, got {number}")
-    return number
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    if not text.replace(".", "", 1).isdecimal() or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"should be a number above 0, got {text!r}")
+    return float(text)
 
 
 def _bugs(options: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ def record(names: Sequence[str], *, write: bool) -> int:
     def one(layer: AuthorLayer) -> str:
         made = recording.record(layer.manifest, list(layer.asked()))
         file = layer.recorded_file
-        problems = differences(traces.read(file), made, layer.formula) if file.is_file() else [f"{file.name} is not there yet"]
+        problems = _problems(layer, made)
         if problems and write:
             traces.write(file, made)
             return f"{len(made.runs)} runs written; before: {problems[0]}"
@@ -58,6 +58,16 @@ def record(names: Sequence[str], *, write: bool) -> int:
         return f"{len(made.runs)} runs, the same as recorded"
 
     return _each(layers(names), "recording", one)
+
+
+def _problems(layer: AuthorLayer, made: Traces) -> list[str]:
+    file = layer.recorded_file
+    if not file.is_file():
+        return [f"{file.name} is not there yet"]
+    try:
+        return differences(traces.read(file), made, layer.formula)
+    except ValueError as error:
+        return [str(error)]
 
 
 def _each(chosen: Sequence[AuthorLayer], title: str, action: Callable[[AuthorLayer], str]) -> int:
@@ -84,13 +94,13 @@ def differences(before: Traces, now: Traces, formula: Formula) -> list[str]:
         if before.provenance.get(name) != value
     ]
     exact = all(before.made.get(name) == now.made.get(name) for name in MADE_WITH)
-    pairs = [(traces.find(before.runs, run.case, run.numbers), run) for run in now.runs]
+    pairs = [(traces.nearly(before.runs, run.case, run.fingerprint), run) for run in now.runs]
     kept = [id(old) for old, _ in pairs]
     found += [f"not run any more: {run.case.id}" for run in before.runs if id(run) not in kept]
     found += [f"not recorded: {run.case.id}" for old, run in pairs if old is None]
     for old, run in pairs:
         if old:
-            truth = None if exact else traces.find(now.runs, run.case.but(dtype="float64"), run.numbers) or run
+            truth = None if exact else traces.exactly(now.runs, run.case.but(dtype="float64"), run.digest) or run
             found += list(_changes(old, run, truth, formula))
     return sorted(found)
 

@@ -38,7 +38,8 @@ class Fault:
         elif self.kind == "element":
             wrong.view(-1)[value.abs().flatten().argsort()[value.numel() // 2]] = size
         else:
-            smallest = torch.where(value.abs() >= size * value.square().mean().sqrt(), value.abs(), torch.inf)
+            least = min(size * float(value.square().mean().sqrt()), float(value.abs().max()))
+            smallest = torch.where(value.abs() >= least, value.abs(), torch.inf)
             wrong.view(-1)[smallest.flatten().argmin()] = -2.0
         factor: Tensor = 1 + wrong
         return factor

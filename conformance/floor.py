@@ -59,17 +59,18 @@ def case_for(suite: Suite) -> Case:
     return suite.fit(plain.but(d_in=D_IN, d_out=D_OUT, batch=BATCH, **size))
 
 
-def void(found: Iterable[Floor]) -> list[str]:
-    """The goals that no reference meets: a run that cannot see such an error says nothing."""
+def void(found: Sequence[Floor]) -> list[str]:
+    """The goals that no reference meets, and the faults that none sees at all: a run that cannot see such an error says nothing."""
     best: dict[tuple[str, str], Floor] = {}
     for floor in found:
         key = (floor.tensor, floor.kind)
-        if floor.goal is not None and (key not in best or _size(floor) < _size(best[key])):
+        if floor.dtype == "float64" and (key not in best or _size(floor) < _size(best[key])):
             best[key] = floor
     return [
-        f"{floor.kind} of {floor.tensor} is {'not seen' if floor.size is None else f'seen from {floor.text} on'}, should be from {floor.goal:g} on"
+        f"{floor.kind} of {floor.tensor} is {'not seen' if floor.size is None else f'seen from {floor.text} on'}, should be"
+        + (f" from {floor.goal:g} on" if floor.goal is not None else "")
         for floor in best.values()
-        if floor.goal is not None and _size(floor) > floor.goal
+        if _size(floor) > (math.inf if floor.goal is None else floor.goal) or floor.size is None
     ]
 
 

@@ -26,6 +26,8 @@ def report(names: Sequence[str], *, processes: int, folder: Path) -> int:
     """
     check_known(names)
     chosen = list(names) or known()
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = read(folder) if (folder / FILE).is_file() else {}
     found: dict[str, tuple[Floor, ...]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -33,7 +35,7 @@ def report(names: Sequence[str], *, processes: int, folder: Path) -> int:
         for variant, own in _measured(chosen, processes):
             found[variant] = own
             progress.update(task, advance=1, description=f"detection floor: {variant}")
-    kept = (read(folder) if (folder / FILE).is_file() else {}) | found
+    kept |= found
     write(folder, {variant: kept[variant] for variant in known() if variant in kept})
     missed = 0
     for variant in chosen:

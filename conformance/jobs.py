@@ -12,6 +12,7 @@ from conformance.suite import Divergence, Reference, Suite
 from conformance.terminal import cell_id
 from conformance.trial import Trial
 from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
+from refs.authors.layer import ELSEWHERE
 from refs.subject import Implementation
 from refs.threads import one_thread
 
@@ -68,7 +69,8 @@ class Job:
         own = self.candidate is self.suite.candidate or self.candidate in self.suite.references
         for divergence in self.suite.divergences:
             if (divergence.check, divergence.reference) == (self.check.name, self._trial().column):
-                if own and whole and not any(divergence.covers(m) for m in measurements):
+                elsewhere = any(m.reason == ELSEWHERE for m in measurements)  # then nothing says that it is gone
+                if own and whole and not elsewhere and not any(divergence.covers(m) for m in measurements):
                     trial = self._trial()
                     trial.report(
                         Verdict.FAILS, divergence.id, got="covers no measurement", should="a difference that is there: stale?"

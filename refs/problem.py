@@ -162,8 +162,8 @@ def _problem(case: Case, formula: Formula) -> Problem:
         along = contribution * (cotangent.norm() / contribution.norm())
         both = cotangent + along
         cotangent = both if both.norm() > along.norm() / 8 else cotangent - along  # a single output's two parts may cancel
-    if told:
-        cotangent = told.tensors["g"]
+    # What float32 can hold: the same on every processor, in whatever order it sums.
+    cotangent = told.tensors["g"] if told else rounded(cotangent, case.but(dtype="float32"))
     data = batches(case) if formula.init_from else ()
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
 

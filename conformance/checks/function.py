@@ -9,6 +9,7 @@ from torch import Tensor
 from conformance import policy, runs
 from conformance.check import check
 from conformance.checks.decomposition import decomposed_in_float32
+from conformance.checks.distribution import same_draw
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
@@ -93,7 +94,7 @@ def defaults(trial: Trial) -> None:
             if isinstance(init, Decomposed):
                 decomposed_in_float32(trial, case, name, mine, theirs)
             else:
-                trial.judge(f"start of {name}", case, policy.same_bits(mine.read(name), theirs.read(name)))
+                trial.judge(f"start of {name}", case, same_draw(trial, mine.read(name), theirs.read(name)))
 
 
 def compare(trial: Trial, cases: Iterable[Case], *, outputs: bool, guarded: bool = True) -> None:
@@ -173,6 +174,8 @@ def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error:
 
     Asked of the perturbed state, where the change has to reach it: at init a bug of this size would look the same.
     """
+    if any(trial.candidate is reference and reference.is_fixed for reference in trial.suite.references):
+        return False  # it cannot be asked
     if not policy.U32 / 64 <= error <= policy.QUALITY_NORM * float32_error:  # a cast leaves errors of its own size
         return False
     moved = case.but(state="perturbed")

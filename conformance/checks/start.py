@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from conformance import policy, runs
 from conformance.check import check
 from conformance.checks.decomposition import begin, decomposed_in_float32, decomposition, restored
-from conformance.checks.distribution import follows
+from conformance.checks.distribution import follows, same_draw
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
@@ -51,7 +51,7 @@ def seed_parity(trial: Trial) -> None:
             elif alone:
                 trial.expect(True, name, case, "", "")
             elif value.equal(theirs.read(name)) or trial.subject.reseeds:
-                trial.judge(name, case, policy.same_bits(value, theirs.read(name)))
+                trial.judge(name, case, same_draw(trial, value, theirs.read(name)))
             else:
                 trial.untested(f"{name}: pass `reset`, the layer's own init to be seeded immediately before it", case)
 

@@ -3,12 +3,13 @@
 from conformance.findings import CHOICES, FINDINGS, RELEASES, Finding
 from conformance.report.markdown import section, table
 
-INTRODUCTION = """Bugs that live in peft and loralib today, each with a script of public calls: copy it, `pip install torch peft loralib`, run it.
+INTRODUCTION = """Bugs that live in peft and loralib today, each with a script of public calls: copy it, `pip install torch peft loralib attrs` (attrs: peft imports it
+for CorDA and does not require it), run it on Python 3.11 or newer.
 `python -m conformance findings` runs them all on the releases that are installed and says which are still there.
 
 Sizes are relative errors, ‖got − right‖ / ‖right‖, where a section says nothing else; rounded up to powers of two. Each was measured on every release
 that has a column below. Rows of the suites are written as `python -m conformance reproduce` takes them. *New*: in no tracker that we searched.
-Bugs in the repositories of the methods' authors will come later."""
+Where an author's layer differs from peft's: [peft against author](authors.md)."""
 
 
 def page() -> str:

@@ -20,7 +20,7 @@ HERE = {"torch": "2.13.0", "machine": "x86_64", "processor": "this one"}
 
 def made(output=1.0, *, case=CASE, on=HERE, **more):
     tensors = {"output": torch.full((4, 5), output, dtype=case.torch_dtype)} | more
-    return Traces({"commit": "c"}, on, [Run(case, (1.0, 0.5), ("lora_A",), tensors)])
+    return Traces({"commit": "c"}, on, [Run(case, "digest", (1.0, 0.5), ("lora_A",), tensors)])
 
 
 def differences(before, now):
@@ -50,7 +50,7 @@ def test_on_one_machine_every_bit_counts_and_elsewhere_the_policy():
 
 def test_below_float64_elsewhere_is_judged_by_the_float64_run_of_the_same_numbers():
     low, elsewhere = CASE.but(dtype="float32"), HERE | {"torch": "2.14.0"}
-    exact = Run(CASE, (1.0, 0.5), ("lora_A",), {"output": torch.full((4, 5), 1.0, dtype=torch.float64)})
+    exact = Run(CASE, "digest", (1.0, 0.5), ("lora_A",), {"output": torch.full((4, 5), 1.0, dtype=torch.float64)})
 
     def both(output, on):
         traces = made(output, case=low, on=on)

@@ -19,7 +19,7 @@ class CheckoutError(Exception):
 def root() -> Path:
     """The folder of all checkouts: $PEFT_CONFORMANCE_REFS, or one in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(VARIABLE) or Path(cache) / "peft-conformance" / "refs")
+    return Path(os.environ.get(VARIABLE) or Path(cache) / "peft-conformance" / "refs").absolute()
 
 
 def path_of(manifest: Manifest) -> Path:
@@ -85,7 +85,9 @@ def clone(manifest: Manifest, source: str | None = None) -> Path:
 
 def _git(manifest: Manifest, *arguments: str) -> None:
     """Without hooks, without large files, without questions."""
-    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_CONFIG_NOSYSTEM": "1"}
+    # Not the caller's repository, if git itself has called us, and not his settings, which may change what is written.
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    quiet |= {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
     try:
         done = subprocess.run(
             ["git", "-c", "core.hooksPath=/dev/null", *arguments],
@@ -98,5 +100,6 @@ def _git(manifest: Manifest, *arguments: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckoutError(f"{manifest.name}: git {arguments[0]} failed: {error}") from error
     if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        said = done.stderr.strip().splitlines()
+        words = [line for line in said if line.startswith(("fatal:", "error:"))] or said[-1:] or ["it said nothing"]
         raise CheckoutError(f"{manifest.name}: {manifest.repository} at {manifest.commit} cannot be had: {words[0]}")

@@ -18,7 +18,8 @@ def _confine() -> None:
     def refused(*arguments: object, **more: object) -> None:
         raise OSError("an author's code may not use the network here")
 
-    socket.socket.connect = refused  # type: ignore[method-assign]
+    for name in ("connect", "connect_ex", "sendto", "sendmsg", "bind"):
+        setattr(socket.socket, name, refused)
     socket.create_connection = refused  # type: ignore[assignment]
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
@@ -58,7 +59,7 @@ def main(manifest_file: str, request: str, result: str) -> None:
             raise
         trained = tuple(key for key in entries if entries[key].name in subject.trainable)
         extra = subject.trainable - {entry.name for entry in entries.values()}
-        done.append(traces.Run(case, traces.fingerprint(numbers), (*trained, *sorted(extra)), tensors))
+        done.append(traces.run_of(case, numbers, (*trained, *sorted(extra)), tensors))
     packages = ("torch", *about.packages)
     made = {package: metadata.version(package) for package in packages}
     made |= {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}

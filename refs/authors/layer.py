@@ -1,9 +1,9 @@
 """An author's layer as a reference: its traces, made now from the checkout if there is one, else the recorded ones, replayed."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +27,7 @@ from refs.maps import Entry
 from refs.problem import Problem, problem
 from refs.subject import Subject
 
+ELSEWHERE = "was recorded on another processor, where the numbers of this case round, or are decomposed, otherwise"
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 
@@ -71,7 +72,7 @@ class AuthorLayer:
     @property
     def version(self) -> str:
         """Repository, commit and place, and whether it ran now or once."""
-        how = "live" if self.is_live else "recorded"
+        how = ("live" if self.is_live else "recorded") if self.missing() is None else "not run"
         return f"{self.manifest.folder} {self.manifest.commit[:7]}, {self.manifest.where}, {how}"
 
     @property
@@ -89,48 +90,47 @@ class AuthorLayer:
             return reason
         if case not in self._index:
             return f"no trace of this case is recorded of {self.layer}"
-        here = traces.fingerprint(problem(case, self.formula))
-        there = traces.find(self._index[case], case, here)
-        return (
-            None
-            if there
-            else "its numbers are not those that were recorded: what it starts from is decomposed otherwise on this processor"
-        )
+        here, there = problem(case, self.formula), self._index[case]
+        if traces.exactly(there, case, traces.digest(here)):
+            return None
+        computed = (
+            self.formula.copied or self.formula.init_from or case.weight.startswith("minilm:")
+        )  # by a decomposition, from data, by a network
+        if computed or traces.nearly(there, case, traces.fingerprint(here)):
+            return ELSEWHERE
+        return None  # the recording is stale, which `build` says aloud
 
     def build(self, case: Case, problem: Problem) -> Subject:
         """The layer as its trace tells; LookupError for numbers that it was not run on."""
-        run = traces.find(self._index.get(case, ()), case, traces.fingerprint(problem))
+        run = traces.exactly(self._index.get(case, ()), case, traces.digest(problem))
         if run is None:
             raise LookupError(f"{self.layer} was not run on these numbers: {case!r}")
         return replayed(run, problem)
 
     def asked(self) -> Iterator[Asked]:
-        """The runs that are recorded: every case in float64 and float32, at init and perturbed, in eval mode, with dropout; and in
+        """The runs that are recorded, with their numbers."""
+        for case, numbers in self._wanted():
+            given = problem(numbers, self.formula)
+            yield case, given, self.formula.shapes(case, given.weight)
+
+    def _wanted(self) -> Iterator[tuple[Case, Case]]:
+        """Cases, and whose numbers: every case in float64 and float32, at init and perturbed, in eval mode, with dropout; and in
         float64 on the numbers of float32; the first cases on other data. Of pretrained layers only one, which says as much as many.
         """
         real = [case for case in self.cases if case.weight.startswith("minilm:")][:1]
-        for case in [] if minilm.missing() else real:
-            yield from self._asked(case)
+        wanted = [(case, case) for case in ([] if minilm.missing() else real)]
         for case, kind in itertools.product(self.cases[:2] if self.formula.init_from else (), KINDS):
             if kind != case.data:
-                yield from self._asked(case.but(state="init", data=kind))
-        first = True
-        for case in self.cases:
-            if not case.weight.startswith("minilm:"):
-                for state in ("init", "perturbed", *self.states):
-                    yield from self._asked(case.but(state=state))
-                    low = case.but(state=state, dtype="float32")
-                    yield from self._asked(low)
-                    yield from self._asked(low.but(dtype="float64"), low)
-                yield from self._asked(case.but(mode="eval"))
-                if first:
-                    yield from self._asked(case.but(options={"dropout": 0.3}))
-                first = False
-
-    def _asked(self, case: Case, numbers: Case | None = None) -> Iterator[Asked]:
-        if not self.driver.refuses(case):
-            given = problem(numbers or case, self.formula)
-            yield case, given, self.formula.shapes(case, given.weight)
+                other = case.but(state="init", data=kind)
+                wanted.append((other, other))
+        for case in [case for case in self.cases if not case.weight.startswith("minilm:")]:
+            for state in ("init", "perturbed", *self.states):
+                exact, low = case.but(state=state), case.but(state=state, dtype="float32")
+                wanted += [(exact, exact), (low, low), (low.but(dtype="float64"), low)]
+            idle = case.but(mode="eval")
+            wanted.append((idle, idle))
+        dropped = next(case for case in self.cases if not case.weight.startswith("minilm:")).but(options={"dropout": 0.3})
+        return ((case, numbers) for case, numbers in (*wanted, (dropped, dropped)) if not self.driver.refuses(case))
 
     @functools.cached_property
     def _found(self) -> tuple[Traces | None, str | None]:
@@ -145,6 +145,11 @@ class AuthorLayer:
             return None, str(error)
         absent = f"without {', '.join(self.manifest.unmet())}" if is_there(self.manifest) else "with no checkout"
         nothing = f"{self.layer}: {root() / self.manifest.folder} {absent}, and no recorded traces; get them with: nox -s refs"
+        if recorded and (lacking := {case for case, _ in self._wanted()} - {run.case for run in recorded.runs}):
+            return (
+                None,
+                f"the recorded traces of {self.layer} lack {len(lacking)} cases, {min(case.id for case in lacking)} among them",
+            )
         return recorded, None if recorded else nothing
 
     def _live(self) -> Traces:
@@ -153,14 +158,14 @@ class AuthorLayer:
         asked = list(self.asked())
         key = hashlib.sha256(self.manifest.digest.encode() + self.manifest.driver.read_bytes())
         for case, numbers, _ in asked:
-            key.update(f"{case!r} {traces.fingerprint(numbers)} ".encode())
+            key.update(f"{case!r} {traces.digest(numbers)} ".encode())
         key.update(" ".join(metadata.version(package) for package in ("torch", *self.manifest.packages)).encode())
         kept = root() / ".traces" / f"{self.layer}-{key.hexdigest()[:16]}.safetensors"
-        if kept.is_file():
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
             return traces.read(kept)
         made = recording.record(self.manifest, asked)
-        traces.write(kept.with_name(f"{os.getpid()}-{kept.name}"), made)
-        kept.with_name(f"{os.getpid()}-{kept.name}").replace(kept)
+        with contextlib.suppress(OSError):  # a folder of checkouts may be read-only
+            traces.write(kept, made)
         return made
 
     @functools.cached_property
@@ -194,6 +199,8 @@ class Replay(nn.Module):
         """x (…, d_in) → the recorded output."""
         prefix = self._which()
         tensors = self.run.tensors
+        if not torch.equal(x, self.problem.x.to(x.dtype)) or self.training != (self.run.case.mode == "train"):
+            raise LookupError(f"the author's layer was not recorded with this input and mode, in {self.run.case}")
         live = {"x": x} | {name: getattr(self, name) for name in self.names}
         gradients = {name: tensors[f"{prefix}grad.{name}"] for name in live if f"{prefix}grad.{name}" in tensors}
         cotangent = self.problem.cotangent.to(tensors[f"{prefix}output"].dtype)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from refs import recorded
 from refs.authors import traces
 from refs.authors.layer import replayed
-from refs.authors.traces import Run
 from refs.case import Case
 from refs.problem import Problem
 from refs.recorded import Recording
@@ -58,7 +57,7 @@ class RecordedLayer:
         start = {f"start.{name}": value for name, value in (trained | frozen).items()}
         gradients = {f"grad.{name}": value for name, value in recording.under("grad").items()}
         tensors = start | gradients | {"output": recording.tensors["y"]}
-        return replayed(Run(case, traces.fingerprint(problem), tuple(trained), tensors), problem)
+        return replayed(traces.run_of(case, problem, tuple(trained), tensors), problem)
 
 
 def _is_of(problem: Problem, recording: Recording) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from refs.authors import request, traces
-from refs.authors.checkout import VARIABLE, verify
+from refs.authors.checkout import VARIABLE, root, verify
 from refs.authors.manifest import Manifest
 
 CHILD = Path(__file__).with_name("child.py")
 SECONDS = 600.0
-PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", VARIABLE)  # no tokens, no proxies
+PASSED_ON = ("PATH", "LANG", "TMPDIR")  # no tokens, no proxies
 
 
 class RecordingError(Exception):
@@ -40,6 +40,7 @@ def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float
     with TemporaryDirectory(prefix="conformance-author-") as folder:
         wanted, got = Path(folder) / "request.safetensors", Path(folder) / "traces.safetensors"
         request.write(wanted, asked)
+        quiet |= {"HOME": folder, VARIABLE: str(root())}
         command = [sys.executable, "-W", "ignore", "-P", str(CHILD), str(manifest.file), str(wanted), str(got)]
         try:
             done = subprocess.run(

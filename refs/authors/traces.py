@@ -2,12 +2,13 @@
 
 A run is a case, with its own numbers or another's. Under "N/", for run N: `start.NAME` (the tensors after the layer's own init), `output`, `grad.x` and
 `grad.NAME` with the case's parameters copied in, and the same under `own.` at the layer's own start. The header's `runs` says of each
-its case, the fingerprint of its numbers, and what is trained; `made` says with what it was recorded, `content` is the digest of everything.
+its case, the digest and the fingerprint of its numbers, and what is trained; `made` says with what it was recorded, `content` is the digest of everything.
 """
 
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,11 @@ Fingerprint = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. numbers: fingerprint of what it ran on. trained: canonical names. tensors: see the module."""
+    """One run. digest, fingerprint: of what it ran on, in bits and in size. trained: canonical names. tensors: see the module."""
 
     case: Case
-    numbers: Fingerprint
+    digest: str
+    fingerprint: Fingerprint
     trained: tuple[str, ...]
     tensors: Mapping[str, Tensor]
 
@@ -48,25 +50,47 @@ class Traces:
 
 @functools.lru_cache(maxsize=4096)
 def fingerprint(problem: Problem) -> Fingerprint:
-    """Of all numbers of a run: another weight, input, parameter, cotangent or batch is another run. Norms and projections, not bits:
-    products and decompositions round differently on another processor, by far less than the bounds allow.
+    """Norms and projections of all numbers of a run: on another processor their last bits differ, because products and decompositions
+    round in another order, and these hardly.
     """
-    flat = {"x": problem.x, "weight": problem.weight, "cotangent": problem.cotangent, **problem.parameters, **problem.frozen}
-    if problem.bias is not None:
-        flat["bias"] = problem.bias
-    for n, batch in enumerate(problem.data):
-        flat |= {f"data.{n}.{name}": value for name, value in vars_of(batch).items()}
     told: list[float] = []
-    for name in sorted(flat):
-        value = flat[name].detach().double()
+    for name, tensor in sorted(_flat(problem).items()):
+        value = tensor.detach().double()
         along = normal("fingerprint", name, shape=tuple(value.shape))
         told += [float(value.norm()), float((value * along).sum() / along.norm())]
     return tuple(told)
 
 
-def find(runs: Iterable[Run], case: Case, numbers: Fingerprint) -> Run | None:
-    """The run of a case on these numbers, or None."""
-    return next((run for run in runs if run.case == case and _alike(run.numbers, numbers)), None)
+@functools.lru_cache(maxsize=4096)
+def digest(problem: Problem) -> str:
+    """Of all numbers of a run: another weight, input, parameter, cotangent or batch is another run."""
+    sha = hashlib.sha256()
+    _add(sha, _flat(problem))
+    return sha.hexdigest()
+
+
+def _flat(problem: Problem) -> dict[str, Tensor]:
+    flat = {"x": problem.x, "weight": problem.weight, "cotangent": problem.cotangent, **problem.parameters, **problem.frozen}
+    if problem.bias is not None:
+        flat["bias"] = problem.bias
+    for n, batch in enumerate(problem.data):
+        flat |= {f"data.{n}.{name}": value for name, value in vars_of(batch).items()}
+    return flat
+
+
+def run_of(case: Case, problem: Problem, trained: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Run:
+    """A run on these numbers."""
+    return Run(case, digest(problem), fingerprint(problem), trained, tensors)
+
+
+def exactly(runs: Iterable[Run], case: Case, digest: str) -> Run | None:
+    """The run of a case on the numbers with this digest, or None."""
+    return next((run for run in runs if (run.case, run.digest) == (case, digest)), None)
+
+
+def nearly(runs: Iterable[Run], case: Case, fingerprint: Fingerprint) -> Run | None:
+    """The run of a case on these numbers but for their last bits, or None."""
+    return next((run for run in runs if run.case == case and _alike(run.fingerprint, fingerprint)), None)
 
 
 def _alike(one: Fingerprint, other: Fingerprint) -> bool:
@@ -96,7 +120,10 @@ def vars_of(batch: Any) -> dict[str, Tensor]:
 def write(file: Path, traces: Traces) -> None:
     """Replace a file, whole or not at all; OSError if it cannot be written."""
     tensors = {f"{n}/{name}": value.contiguous() for n, run in enumerate(traces.runs) for name, value in run.tensors.items()}
-    runs = [{"case": repr(run.case), "numbers": run.numbers, "trained": list(run.trained)} for run in traces.runs]
+    runs = [
+        {"case": repr(run.case), "digest": run.digest, "fingerprint": run.fingerprint, "trained": list(run.trained)}
+        for run in traces.runs
+    ]
     header = {
         "format": FORMAT,
         "provenance": json.dumps(traces.provenance),
@@ -105,7 +132,7 @@ def write(file: Path, traces: Traces) -> None:
     }
     header["content"] = _content(tensors, header)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.tmp")
+    aside = file.with_name(f".{os.getpid()}-{file.name}.tmp")
     try:
         save_file(tensors, aside, header)
         aside.replace(file)
@@ -128,7 +155,7 @@ def read(file: Path) -> Traces:
         runs = []
         for n, about in enumerate(json.loads(header["runs"])):
             own = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(f"{n}/")}
-            runs.append(Run(Case.parse(about["case"]), tuple(about["numbers"]), tuple(about["trained"]), own))
+            runs.append(Run(Case.parse(about["case"]), about["digest"], tuple(about["fingerprint"]), tuple(about["trained"]), own))
         return Traces(json.loads(header["provenance"]), json.loads(header["made"]), runs)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} holds no traces: {error}") from error

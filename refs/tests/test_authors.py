@@ -254,7 +254,7 @@ class TestProcess:
 
     def test_one_byte_flipped_in_a_recording_is_seen_wherever_it_is(self, tmp_path):
         tensors = {"output": torch.arange(3.0), "start.lora_A": torch.ones(2)}
-        one = traces.Run(CASE, (1.0, 0.5), ("lora_A",), tensors)
+        one = traces.Run(CASE, "digest", (1.0, 0.5), ("lora_A",), tensors)
         traces.write(tmp_path / "toy.safetensors", traces.Traces({"commit": "c"}, {"torch": "2"}, [one]))
         good = (tmp_path / "toy.safetensors").read_bytes()
         for place in range(len(good)):
@@ -265,35 +265,39 @@ class TestProcess:
                 traces.read(tmp_path / "toy.safetensors")
 
     def test_what_is_not_installed_is_named_and_a_recording_takes_its_place(self, here, layers, tmp_path, monkeypatch):
-        needy = (layers / "toy.toml").read_text().replace("[files]", 'requires = ["torch"]\n[files]')
+        needy = (layers / "toy.toml").read_text().replace("[files]", 'requires = ["no-such-package"]\n[files]')
         (tmp_path / "toy.toml").write_text(needy)
         shutil.copy(layers / "toy.py", tmp_path)
-        recorded = toy(tmp_path, tmp_path / "vectors")
-        traces.write(recorded.recorded_file, recorded._live())
-        monkeypatch.setattr(manifest, "_is_installed", lambda package: package != "torch")
+        with monkeypatch.context() as installed:
+            installed.setattr(manifest, "_is_met", lambda requirement, there: True)
+            installed.setattr(manifest.Manifest, "packages", property(lambda about: []))
+            recorded = toy(tmp_path, tmp_path / "vectors")
+            (about, numbers, shapes) = asked()[0]
+            made = traces.run_of(about, numbers, ("lora_A", "lora_B"), {"start.lora_A": torch.zeros(shapes["lora_A"])})
+            traces.write(recorded.recorded_file, traces.Traces(recorded.manifest.provenance, {}, [made]))
         again = toy(tmp_path, tmp_path / "vectors")
         assert again.missing() is None
         assert again.version.endswith("recorded")
         assert again.refuses(CASE) is None
-        assert "toy needs torch, not installed here: pip install torch" in toy(tmp_path, tmp_path / "none").missing()
-        with pytest.raises(RecordingError, match="toy needs torch, not installed here"):
+        assert "toy needs no-such-package, not installed here: pip install" in toy(tmp_path, tmp_path / "none").missing()
+        with pytest.raises(RecordingError, match="toy needs no-such-package, not installed here"):
             recording.record(manifest.read("toy", tmp_path), asked())
 
     def test_numbers_are_the_same_but_for_their_last_bits(self):
         numbers = problem(CASE, lora.FORMULA)
-        run = traces.Run(CASE, traces.fingerprint(numbers), (), {})
+        run = traces.run_of(CASE, numbers, (), {})
         for size, found in ((2.0**-50, True), (2.0**-30, False)):
             for change in (
                 {"x": numbers.x * (1 + size)},
                 {"parameters": numbers.parameters | {"lora_B": numbers.parameters["lora_B"] * (1 + size)}},
             ):
                 other = traces.fingerprint(dataclasses.replace(numbers, **change))
-                assert (traces.find([run], CASE, other) is run) == found
+                assert (traces.nearly([run], CASE, other) is run) == found
         swapped = dataclasses.replace(numbers, x=numbers.x.flip(0))  # of the same norm
-        assert traces.find([run], CASE, traces.fingerprint(swapped)) is None
+        assert traces.nearly([run], CASE, traces.fingerprint(swapped)) is None
 
     def test_neither_checkout_nor_recording_is_a_reason(self, nowhere, layers, tmp_path):
-        assert "no checkout in" in toy(layers, tmp_path).missing()
+        assert "with no checkout, and no recorded traces" in toy(layers, tmp_path).missing()
         assert "nox -s refs" in toy(layers, tmp_path).missing()
 
     @pytest.mark.parametrize(
