@@ -112,7 +112,10 @@ def test_the_cell_is_there_and_says_what_the_table_says_of_it(finding):
     check = next(job.check.name for job in jobs(suite) if job.id == cell)
     for id_ in finding.divergences:
         (own,) = {
-            (d.check, d.reference) for name in known() for d in suite_of(name).divergences if d.id == id_ and "–" in d.reference
+            (d.check, d.reference)
+            for name in known()
+            for d in suite_of(name).divergences
+            if d.id == id_ and "–" in d.reference and "author" not in d.reference
         }
         assert cell_id(own[1], own[0]) == cell
     if finding.divergences:
@@ -130,7 +133,7 @@ def test_every_finding_without_a_cell_says_why():
 
 def test_every_divergence_of_a_suite_is_a_bug_or_a_choice():
     bugs = {id_ for finding in FINDINGS for id_ in finding.divergences}
-    divergences = {d.id for name in known() for d in suite_of(name).divergences}
+    divergences = {d.id for name in known() for d in suite_of(name).divergences if "author" not in d.reference}
     assert divergences == bugs | {id_ for id_ in CHOICES if " " not in id_}
     assert not bugs & set(CHOICES)
 

@@ -12,6 +12,7 @@ from conformance.checks import function
 from conformance.policy import FUNCTION, QUALITY_NORM, U32, distance
 from conformance.suites import test_lora, test_lora_xs
 from conformance.trial import Trial
+from refs.problem import problem
 
 SUITE = test_lora.SUITE
 PEFT = next(reference for reference in SUITE.references if reference.name == "peft")
@@ -55,7 +56,7 @@ def compared(mine, theirs=None, *, e32=None, capped=False, asked=None, **options
     with (
         mock.patch.object(runs, "at_values", at_values),
         mock.patch.object(runs, "kappa", kappa),
-        mock.patch.object(function, "_float32_errors", float32_errors),
+        mock.patch.object(function, "float32_errors", float32_errors),
         mock.patch.object(function, "_is_capped", is_capped),
     ):
         function.compare(of, of.suite.cases, **{"outputs": True} | options)
@@ -125,7 +126,7 @@ class TestCompare:
 
     def test_only_the_cases_it_is_given(self):
         other = CASE.but(seed=CASE.seed + 1)
-        with mock.patch.object(function, "_float32_errors", return_value={}):
+        with mock.patch.object(function, "float32_errors", return_value={}):
             of = trial(cases=(CASE, other))
             function.compare(of, [other], outputs=True)
         assert [m.case_id for m in of.measured] == [other.id]
@@ -170,7 +171,7 @@ class TestFloat32Errors:
             mock.patch.object(runs, "at_values", at_values),
             mock.patch.object(runs, "oracle", lambda side, case, formula: exact if case.dtype == "float32" else None),
         ):
-            return function._float32_errors(trial(reference=reference), case), seen
+            return function.float32_errors(trial(reference=reference), case), seen
 
     def test_they_are_distances_from_the_oracle_where_that_is_not_zero(self):
         errors, seen = self.errors(CASE)
@@ -186,34 +187,34 @@ class TestFloat32Errors:
 class TestCapped:
     """Errors of float32's size that a change far below float32 does not reach."""
 
-    def capped(self, error, float32_error=U32, unchanged=4):
+    def capped(self, error, float32_error=U32, unchanged=4, *, reached=("parameters", "x")):
+        """reached: what the closed form depends on."""
         plain, again = torch.ones(4), torch.ones(4)
         again[unchanged:] += 1
-        built = []
+        perturbed = problem(CASE.but(state="perturbed"), SUITE.formula)
 
         def at_values(side, case, formula):
-            return {"output": plain} if (side, case.state) == (SUITE.candidate, "perturbed") else None
+            assert case.state == "perturbed"
+            return {"output": plain}
 
-        def build(side, case, formula):
-            built.append((side, case.state))
-            return "subject"
-
-        def run(subject, case, numbers, values):
-            assert (subject, case.state) == ("subject", "perturbed")
-            assert values.keys() == numbers.parameters.keys()
-            for name, value in values.items():  # 2⁻⁴⁰: visible in float64, not in float32
-                assert distance(value, numbers.parameters[name]) == pytest.approx(2.0**-40, rel=1e-3, abs=0)
-                assert torch.equal(value.float(), numbers.parameters[name].float())
-            return {"output": again}
+        def run(side, case, numbers, values):
+            assert case.state == "perturbed"
+            moved = {"x": (numbers.x, perturbed.x)} | {name: (values[name], perturbed.parameters[name]) for name in values}
+            nudged = {name for name, pair in moved.items() if not torch.equal(*pair)}
+            assert nudged in ({"x"}, set(perturbed.parameters))
+            for name in nudged:  # 2⁻⁴⁰: visible in float64, not in float32
+                assert distance(*moved[name]) == pytest.approx(2.0**-40, rel=1e-3, abs=0)
+                assert torch.equal(moved[name][0].float(), moved[name][1].float())
+            if side is SUITE.candidate:
+                return {"output": again}
+            return {"output": plain + (("x" if nudged == {"x"} else "parameters") in reached)}
 
         with (
             mock.patch.object(runs, "at_values", at_values),
-            mock.patch.object(runs, "build", build),
+            mock.patch.object(runs, "build", lambda side, case, formula: side),
             mock.patch.object(function, "run", run),
         ):
-            found = function._is_capped(trial(), CASE.but(state="init"), "output", error, float32_error)
-        assert built in ([], [(SUITE.candidate, "perturbed")])
-        return found
+            return function._is_capped(trial(), CASE.but(state="init"), "output", error, float32_error)
 
     def test_sizes(self):
         smallest, largest = U32 / 64, QUALITY_NORM * U32
@@ -225,3 +226,8 @@ class TestCapped:
 
     def test_most_of_the_tensor_has_to_stay(self):
         assert [self.capped(U32, unchanged=n) for n in range(5)] == [False, False, False, True, True]
+
+    @pytest.mark.parametrize(("reached", "found"), [((), False), (("x",), True), (("parameters",), True)])
+    def test_the_change_has_to_reach_the_closed_form(self, reached, found):
+        """A gradient that does not depend on the parameters stays whoever computes it, in whatever dtype."""
+        assert self.capped(U32, reached=reached) is found

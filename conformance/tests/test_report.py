@@ -48,7 +48,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     certificates = []
     for name in VARIANTS:
-        small = replace(suite_of(name), cases=suite_of(name).cases[:2])
+        whole = suite_of(name)
+        others = tuple(reference for reference in whole.references if not reference.is_fixed)  # recorded on other cases
+        said = tuple(d for d in whole.divergences if "author" not in d.reference)
+        small = replace(whole, cases=whole.cases[:2], references=others, divergences=said)
         chosen = [job for job in jobs(small) if name == "delora" or job.check.name in QUICK]
         certificates.append(Certificate(name, tuple(m for job in chosen for m in job.measure())))
     assert [c.verdict for c in certificates] == ["faithful with documented divergence", *["faithful"] * 3]
