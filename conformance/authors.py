@@ -119,7 +119,7 @@ def _changes(old: Run, new: Run, exact: Run | None, formula: Formula) -> Iterato
             yield f"{name} differs by {gap} in {case.id}"
             continue
         own = kappa.get(name.removeprefix("own."), 1.0)
-        n = formula.chain(case) * max(case.d_in, case.d_out, value.numel() // case.d_out)
+        n = formula.steps(case) + max(case.d_in, case.d_out, value.numel() // case.d_out)
         if case.dtype == "float64":
             judged = policy.same_function(value, old.tensors[name], n=n, kappa=own)
         else:

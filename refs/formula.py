@@ -94,7 +94,7 @@ class Formula:
     departure: (case, W, x) → the root mean square of what a nearly zero start adds to the output, for starts that are no identity.
     condition: (case, W) → by how much the published way of computing the start multiplies rounding, beyond the start's own
         sensitivity: the condition of a matrix that it inverts.
-    chain: (case) → how many sums of d_in or d_out terms follow one another, if a number goes through more than one.
+    steps: (case) → how many roundings follow one another beyond those of one sum of d_in or d_out terms.
     unseen: options that change how a start is computed, not what it is.
     label_mask: whether a label mask selects data, too. least_tokens: (case) → how many tokens are needed.
     """
@@ -114,7 +114,7 @@ class Formula:
     departure: Callable[[Case, Tensor, Tensor], float] | None = None
     scale: Callable[[Case], float] | None = None
     condition: Callable[[Case, Tensor], float] = lambda case, weight: 1.0
-    chain: Callable[[Case], int] = lambda case: 1
+    steps: Callable[[Case], int] = lambda case: 0
     unseen: frozenset[str] = frozenset()
     label_mask: bool = False
     least_tokens: Callable[[Case], int] = lambda case: 1

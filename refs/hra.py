@@ -59,7 +59,7 @@ FORMULA = Formula(
     adapted=adapted,
     moved=moved,
     states={"parallel": parallel, "unpaired": unpaired},
-    chain=rank,  # reflections, one after the other
+    steps=lambda case: 4 * rank(case),  # of each reflection: a product, a division, a factor, a difference
 )
 
 

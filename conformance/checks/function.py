@@ -109,7 +109,7 @@ def _compared(trial: Trial, case: Case, theirs: Trace, *, outputs: bool) -> None
     kappa, e32 = runs.kappa(case, trial.formula), float32_errors(trial, case)
     # Where everybody has a start of his own, the published way of computing it leaves its rounding in what is left of the weight.
     inverted = trial.formula.condition(case, problem(case, trial.formula).weight) if case.state == "own" else 1.0
-    n = trial.formula.chain(case) * max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
+    n = trial.formula.steps(case) + max(case.d_in, case.d_out, theirs["output"].numel() // case.d_out)
     for name, value in theirs.items():
         if (name == "output") is not outputs:
             continue
