@@ -123,14 +123,17 @@ class AuthorLayer:
             if kind != case.data:
                 other = case.but(state="init", data=kind)
                 wanted.append((other, other))
-        for case in [case for case in self.cases if not case.weight.startswith("minilm:")]:
+        small = [case for case in self.cases if not case.weight.startswith("minilm:")]
+        for case in small:
             for state in ("init", "perturbed", *self.states):
                 exact, low = case.but(state=state), case.but(state=state, dtype="float32")
                 wanted += [(exact, exact), (low, low), (low.but(dtype="float64"), low)]
             idle = case.but(mode="eval")
             wanted.append((idle, idle))
-        dropped = next(case for case in self.cases if not case.weight.startswith("minilm:")).but(options={"dropout": 0.3})
-        return ((case, numbers) for case, numbers in (*wanted, (dropped, dropped)) if not self.driver.refuses(case))
+        dropped = [case.but(options={"dropout": 0.3}) for case in small[:1]]
+        return (
+            (case, numbers) for case, numbers in (*wanted, *zip(dropped, dropped, strict=True)) if not self.driver.refuses(case)
+        )
 
     @functools.cached_property
     def _found(self) -> tuple[Traces | None, str | None]:

@@ -1,5 +1,7 @@
 """Packages that an author's code needs: told, and done without where traces are recorded."""
 
+import dataclasses
+
 import pytest
 
 from refs import eva
@@ -40,11 +42,14 @@ def test_without_its_packages_recorded_traces_serve(without):
 
 
 def test_without_packages_and_traces_both_are_told(without, monkeypatch, tmp_path):
-    monkeypatch.setattr("refs.authors.layer.VECTORS", tmp_path)
-    assert "without torch-incremental-pca==0.0.13, and no recorded traces" in without.missing()
+    monkeypatch.setattr(recording, "verify", lambda manifest: None)
+    alone = dataclasses.replace(without, vectors=tmp_path)
+    assert "needs torch-incremental-pca==0.0.13, not installed here" in alone.missing()
 
 
 def test_recording_asks_for_the_package(without, monkeypatch):
     monkeypatch.setattr(recording, "verify", lambda manifest: None)
-    with pytest.raises(recording.RecordingError, match=r"eva needs torch-incremental-pca==0\.0\.13; install it with: pip install"):
+    with pytest.raises(
+        recording.RecordingError, match=r"eva needs torch-incremental-pca==0\.0\.13, not installed here: pip install"
+    ):
         recording.record(without.manifest, [])

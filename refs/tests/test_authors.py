@@ -272,9 +272,11 @@ class TestProcess:
             installed.setattr(manifest, "_is_met", lambda requirement, there: True)
             installed.setattr(manifest.Manifest, "packages", property(lambda about: []))
             recorded = toy(tmp_path, tmp_path / "vectors")
-            (about, numbers, shapes) = asked()[0]
-            made = traces.run_of(about, numbers, ("lora_A", "lora_B"), {"start.lora_A": torch.zeros(shapes["lora_A"])})
-            traces.write(recorded.recorded_file, traces.Traces(recorded.manifest.provenance, {}, [made]))
+            made = [
+                traces.run_of(case, numbers, ("lora_A", "lora_B"), {"start.lora_A": torch.zeros(shapes["lora_A"])})
+                for case, numbers, shapes in recorded.asked()
+            ]
+            traces.write(recorded.recorded_file, traces.Traces(recorded.manifest.provenance, {}, made))
         again = toy(tmp_path, tmp_path / "vectors")
         assert again.missing() is None
         assert again.version.endswith("recorded")

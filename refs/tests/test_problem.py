@@ -71,10 +71,11 @@ def test_below_float64_the_effect_stays_and_every_number_is_held_by_the_dtype(fo
 
 
 @pytest.mark.parametrize(("formula", "case"), SMALL, ids=SUITES)
-def test_in_float64_the_base_is_what_float32_holds_and_nothing_else_is(formula, case):
+def test_in_float64_base_and_cotangent_are_what_float32_holds_and_nothing_else_is(formula, case):
     held = {name: value.float().double().equal(value) for name, value in tensors(problem(case, formula)).items()}
     assert held.pop("weight")
     assert held.pop("bias")
+    assert held.pop("cotangent")  # the same on every processor: recorded traces are found by it
     held.pop("lora_lambda", None)  # one number with few bits
     assert not any(held.values()), held
 
@@ -131,7 +132,7 @@ def test_at_init_the_parameters_are_the_start_and_the_cotangent_is_random_alone(
     assert numbers.effect == 0
     for name, value in start(case, lora.FORMULA, numbers.weight).items():
         assert numbers.parameters[name].equal(value)
-    assert numbers.cotangent.equal(normal(case.seed, "cotangent", shape=(2, 5, 16)))
+    assert numbers.cotangent.equal(normal(case.seed, "cotangent", shape=(2, 5, 16)).float().double())
 
 
 @pytest.mark.parametrize(("variant", "case"), GRID, ids=IDS)
@@ -142,8 +143,8 @@ def test_the_cotangent_is_random_plus_a_part_of_equal_norm_along_the_move(varian
     move = linear(numbers.x, weight, bias) - linear(numbers.x, numbers.weight, numbers.bias)
     random = normal(case.seed, "cotangent", shape=(*case.batch, case.d_out))
     along = numbers.cotangent - random
-    assert along.norm() / random.norm() == pytest.approx(1, abs=1e-12)
-    assert (along * move).sum() / (along.norm() * move.norm()) == pytest.approx(1, abs=1e-12)
+    assert along.norm() / random.norm() == pytest.approx(1, abs=1e-6)  # it is rounded to float32
+    assert (along * move).sum() / (along.norm() * move.norm()) == pytest.approx(1, abs=1e-6)
 
 
 def test_an_unknown_state_is_refused_and_the_known_are_listed():
