@@ -147,7 +147,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"should be a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"should be at least 1, got {text}")
     return int(text)
 
 

@@ -132,7 +132,8 @@ def test_what_gave_an_alarm_is_searched_no_further_and_others_are():
         seen = last("lora", "ia3", cases=150)
     by_variant = {}
     for entry in seen.found:
-        by_variant.setdefault(entry.variant, []).append(entry)
+        if not entry.missing:  # an author's cases are recorded, none is drawn
+            by_variant.setdefault(entry.variant, []).append(entry)
     assert all(len(entry.alarms) == 1 for entry in by_variant["lora"])
     assert all(not entry.alarms and entry.cases > hunt.ROUND for entry in by_variant["ia3"])
 
@@ -182,7 +183,7 @@ def test_an_alarm_is_the_exit_status_and_is_printed_in_full(tmp_path, capsys):
     with planted(bug("    s = scale(config) * 2\n")):
         assert main(["search", "lora", "--cases", "30", "--largest", "9", "--jobs", "1", "--run-folder", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert "3 alarms" in said.partition("\n")[0]
+    assert "2 alarms" in said.partition("\n")[0]
     assert "lora: shape sweep of lite against closed form\n" in said
     assert "off by" in said
 
