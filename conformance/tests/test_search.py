@@ -144,7 +144,11 @@ def test_what_other_processes_did_after_an_alarm_does_not_count(monkeypatch):
 
     monkeypatch.setattr(hunt, "_in_order", three_rounds)
     with planted(bug("    s = scale(config) * 2\n")):
-        assert [len(entry.alarms) for entry in last("lora", cases=10**6).found] == [1, 1, 1]
+        assert [len(entry.alarms) for entry in last("lora", cases=10**6).found] == [
+            1,
+            1,
+            0,
+        ]  # the last is an author's, for which nothing is drawn
 
 
 def test_an_exception_of_the_candidate_is_an_alarm_with_its_smallest_case():
