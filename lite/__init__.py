@@ -6,7 +6,9 @@ Every method is one file in `lite/variants/`, short enough to read beside its pa
 from lite.checkpoint import load, save
 from lite.config import Config
 from lite.runtime import attach, detach
+from lite.steering import steer
 from lite.variant import VARIANTS, Variant
+from lite.variants.antipasto import AntiPaSTOConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
@@ -22,6 +24,7 @@ from lite.variants.road import RoadConfig
 
 __all__ = [
     "VARIANTS",
+    "AntiPaSTOConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",
@@ -40,4 +43,5 @@ __all__ = [
     "detach",
     "load",
     "save",
+    "steer",
 ]

@@ -27,7 +27,7 @@ LOWER = (("float32", None), ("bfloat16", None), ("float16", None), ("bfloat16", 
 def _states(trial: Trial) -> Iterator[Case]:
     for case in trial.suite.cases:
         states = ["init", "perturbed"]
-        if not case.weight.startswith("minilm:"):  # kinks need no large layer
+        if not case.is_given:  # kinks need neither a large layer nor a recorded one
             states += trial.formula.states
         if trial.formula.gauge and trial.truth.name == "closed form" and not trial.is_among_references:
             states.append("own")  # against what is exact: a reference's own factors may be those of float32

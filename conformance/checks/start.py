@@ -66,7 +66,7 @@ def init(trial: Trial) -> None:
         numbers = problem(case, trial.formula)
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         at_start = begin(case, trial)
-        decomposed = at_start.decomposed if trial.formula.copied or trial.formula.init_from else {}
+        decomposed = at_start.decomposed if trial.formula.copied or trial.formula.takes_data(case) else {}
         for name in trial.formula.shapes(case, numbers.weight):
             if name not in mine.map or name in decomposed:
                 continue

@@ -94,7 +94,7 @@ class AuthorLayer:
         if traces.exactly(there, case, traces.digest(here)):
             return None
         computed = (
-            self.formula.copied or self.formula.init_from or case.weight.startswith("minilm:")
+            self.formula.copied or self.formula.takes_data(case) or case.weight.startswith("minilm:")
         )  # by a decomposition, from data, by a network
         if computed or traces.nearly(there, case, traces.fingerprint(here)):
             return ELSEWHERE
@@ -119,7 +119,7 @@ class AuthorLayer:
         """
         real = [case for case in self.cases if case.weight.startswith("minilm:")][:1]
         wanted = [(case, case) for case in ([] if minilm.missing() else real)]
-        for case, kind in itertools.product(self.cases[:2] if self.formula.init_from else (), KINDS):
+        for case, kind in itertools.product((case for case in self.cases[:2] if self.formula.takes_data(case)), KINDS):
             if kind != case.data:
                 other = case.but(state="init", data=kind)
                 wanted.append((other, other))
