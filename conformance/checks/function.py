@@ -174,8 +174,8 @@ def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error:
 
     Asked of the perturbed state, where the change has to reach it: at init a bug of this size would look the same.
     """
-    if any(trial.candidate is reference and reference.is_fixed for reference in trial.suite.references):
-        return False  # it cannot be asked
+    if trial.is_replayed:
+        return False
     if not policy.U32 / 64 <= error <= policy.QUALITY_NORM * float32_error:  # a cast leaves errors of its own size
         return False
     moved = case.but(state="perturbed")
