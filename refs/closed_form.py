@@ -1,7 +1,8 @@
 """The reference `closed form`: a variant's formula, built and run like any other layer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from refs.maps import Entry
 from refs.numbers import signs as signs_of
 from refs.problem import Problem, start
 from refs.subject import Subject, run_at
+
+FEW = 8  # numbers in a tensor, of which each is jittered alone, too
 
 
 class Dense(nn.Module):
@@ -79,7 +82,7 @@ class ClosedForm:
 
 def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
     """κ of every tensor of the trace: its largest relative change, in units of u32, when every input, weight and
-    parameter is jittered by one float32 rounding; at least 1 (design: tolerances).
+    parameter is jittered by one float32 rounding, and of small ones each number alone; at least 1 (design: tolerances).
     """
     exact = case.but(dtype="float64", mode="train", adapter_dtype=None, options={"dropout": 0.0})
 
@@ -87,7 +90,7 @@ def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) 
         given = at.frozen or formula.begin(exact, at.weight).frozen
         return run_at(ClosedForm(formula).at(exact, at, at.parameters, given), exact, at, formula)
 
-    return _largest_changes(trace(problem), (trace(_jittered(case, problem, draw)) for draw in range(draws)))
+    return _largest_changes(trace(problem), map(trace, _jittered(case, problem, draws)))
 
 
 def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
@@ -99,7 +102,7 @@ def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int
 
     reference = formula.begin(case, problem.weight).decomposed
     plain = aligned(formula, reference, reference)
-    return _largest_changes(plain, (started(_jittered(case, problem, draw)) for draw in range(draws)))
+    return _largest_changes(plain, map(started, _jittered(case, problem, draws)))
 
 
 def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
@@ -116,9 +119,36 @@ def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
     return own | spectra
 
 
-def _jittered(case: Case, problem: Problem, draw: int) -> Problem:
+def _jittered(case: Case, problem: Problem, draws: int) -> Iterator[Problem]:
+    """The same numbers with random roundings everywhere, and with one rounding in one place.
+
+    In a sum of few terms that cancel, random roundings may cancel, too: of two in every draw, once in 2^draws problems.
+    """
+    for draw in range(draws):
+        yield _moved(problem, partial(_random, case, draw))
+    few = {"x": problem.x, "weight": problem.weight, **problem.parameters, **problem.frozen}
+    for name, tensor in few.items():
+        for place in range(tensor.numel() if tensor.numel() <= FEW else 0):
+            yield _moved(problem, partial(_one, name, place))
+
+
+def _random(case: Case, draw: int, name: str, tensor: Tensor) -> Tensor:
+    return signs_of(case.seed, "jitter", draw, name, shape=tuple(tensor.shape))
+
+
+def _one(where: str, place: int, name: str, tensor: Tensor) -> Tensor:
+    """1 in one place of one tensor, 0 elsewhere."""
+    places = torch.zeros(tensor.numel(), dtype=tensor.dtype)
+    if name == where:
+        places[place] = 1
+    return places.reshape(tensor.shape)
+
+
+def _moved(problem: Problem, signs: Callable[[str, Tensor], Tensor]) -> Problem:
+    """Every tensor by as many float32 roundings as its signs say."""
+
     def jittered(name: str, tensor: Tensor) -> Tensor:
-        return tensor * (1 + 2.0**-24 * signs_of(case.seed, "jitter", draw, name, shape=tuple(tensor.shape)))
+        return tensor * (1 + 2.0**-24 * signs(name, tensor))
 
     return replace(
         problem,
