@@ -70,14 +70,14 @@ def accuracy(trial: Trial) -> None:
 @check(needs_reference=True)
 def defaults(trial: Trial) -> None:
     """Built without any option, it has the reference's default rank, scale, start, dropout and dtype; the formula's, where no reference has any."""
-    elsewhere = any(reference.other_start is None for reference in trial.suite.references)
+    bare = trial.suite.bare
+    elsewhere = any(reference.other_start is None and not reference.refuses(bare) for reference in trial.suite.references)
     if trial.other_start or (trial.truth.name == "closed form" and elsewhere):
         trial.not_applicable(trial.other_start or "the defaults are those of an implementation")
         return
     if not trial.subject.has_defaults:
         trial.not_applicable("a bare layer is always told its options")
         return
-    bare = trial.suite.bare
     for case in trial.cases((bare, bare.but(state="init"), bare.but(state="init", dtype="bfloat16")), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         for name in mine.map:
