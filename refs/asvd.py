@@ -18,7 +18,8 @@ def scales(case: Case, each_call: list[Tensor]) -> Tensor:
         sizes = torch.stack([x.abs().mean(dim=0) for x in each_call]).sum(dim=0)
     else:
         sizes = torch.cat(each_call).abs().max(dim=0).values
-    return sizes ** case.option("act_alpha", DEFAULT_ACT_ALPHA) + LEAST_SCALE
+    c: Tensor = sizes ** case.option("act_alpha", DEFAULT_ACT_ALPHA) + LEAST_SCALE
+    return c
 
 
 def init_from(case: Case, weight: Tensor, data: Calls) -> dict[str, Init]:

@@ -90,7 +90,11 @@ def test_a_file_is_small_and_brings_everything_back_without_data(residual, dtype
         ({}, [0 * CALLS[0]], "no start can be computed: every input of the calibration data is zero"),
         ({}, [], "calibration_data is empty"),
         ({}, [CALLS[0], CALLS[1] * torch.nan], "batch 2: the model itself received values that are not finite"),
-        ({}, [CALLS[0], torch.full((3, 6), 1e308, dtype=torch.float64)], r"batch 2: the model itself: values up to 1e\+308 overflow"),
+        (
+            {},
+            [CALLS[0], torch.full((3, 6), 1e308, dtype=torch.float64)],
+            r"batch 2: the model itself: values up to 1e\+308 overflow",
+        ),
         ({"act_alpha": 200}, [100 * CALLS[0]], r"inputs of size \d+(\.\d+)? overflow at act_alpha = 200"),
         (
             {"act_alpha": 1.0, "scaling_method": "abs_max"},

@@ -10,7 +10,7 @@ part where the spectrum does not fall off behind the r-th value (asvd-randomised
 and A₀ as U_rᵀW/√(s·S_r): the same, without dividing by c. r is asked for, where the author derives it from a ratio of parameters. The
 residual is that of CorDA's authors, who take ASVD as their baseline; their script trains a bias, too, which stays frozen here
 (asvd-trains-bias). Batches of several sequences and padding are handled; both authors fail on them. As the author's, s_j is a sum over
-calls: A is smaller and B larger the more calls there are, their product the same. Inputs that are all zero, and what overflows, are
+calls: A is smaller and B larger the more calls there are, their product is the same but for the 1e-6. Inputs that are all zero, and what overflows, are
 refused; the author then goes on with a plain or a randomly initialised layer. His Fisher information is not offered.
 A file keeps A₀ and B₀ and needs no data. Costs one more copy of every targeted weight: the original is kept for `detach`.
 Sources: Yuan et al. 2023 (arXiv:2312.05821) §3; hahnyuan/ASVD4LLM 8630427 `act_aware_utils.py` (`calib_input_distribution`),
