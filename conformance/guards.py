@@ -54,7 +54,7 @@ def _option_matters(case: Case, name: str, formula: Formula) -> bool:
     without = Case(**{field: getattr(case, field) for field in case.__slots__} | {"options": tuple(others.items())})
     weight, bias, _ = base(case)
     try:
-        here, there = start(case, formula, weight), start(without, formula, weight)
+        here, there = (start(c, formula, weight) | formula.begin(c, weight).frozen for c in (case, without))
     except ValueError:  # there is no such layer without it
         return True
     if here.keys() != there.keys() or any(not here[key].equal(there[key]) for key in here):

@@ -7,6 +7,7 @@ from lite.checkpoint import load, save
 from lite.config import Config
 from lite.runtime import attach, detach
 from lite.variant import VARIANTS, Variant
+from lite.variants.asvd import ASVDConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
@@ -22,6 +23,7 @@ from lite.variants.road import RoadConfig
 
 __all__ = [
     "VARIANTS",
+    "ASVDConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",

@@ -77,6 +77,8 @@ def _weight(case: Case) -> Tensor:
             return normal(case.seed, "weight", shape=(d_out, d_in)) / math.sqrt(d_in)
         case "decay":
             values = 4 * 16.0 ** -(torch.arange(k) / max(k - 1, 1))
+        case "cliff":
+            values = 4 * 16.0 ** -(torch.arange(k) / max(k - 1, 1)) * torch.where(torch.arange(k) < (case.rank or 2), 1.0, 2.0**-12)
         case "gap":
             values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
         case "flat":
@@ -85,7 +87,7 @@ def _weight(case: Case) -> Tensor:
             values = torch.where(torch.arange(k) < (k + 1) // 2, 1.0, 0.0) * torch.linspace(2, 1, k)
         case kind:
             raise ValueError(
-                f"unknown weight kind {kind!r}; known: random, decay, gap, flat, deficient, minilm:MODULE, recorded:NAME"
+                f"unknown weight kind {kind!r}; known: random, decay, cliff, gap, flat, deficient, minilm:MODULE, recorded:NAME"
             )
     return spectrum(case.seed, "weight", d_out=d_out, d_in=d_in, values=values.double())
 
