@@ -227,7 +227,7 @@ def residual(config: ASVDConfig, weight: Tensor, t: Tensors) -> Tensor:
         where="lite.variants.asvd",
         old="residual: bool = option(True, flag)",
         new="residual: bool = option(False, flag)",
-        red=frozenset({"calibration", "defaults", "forward", "gradients", "identity", "init", "shape sweep"}),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "identity", "init"}),
         message="residual",
     ),
     Bug(
