@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 from conformance import policy, runs
+from conformance.parallel import bar
 from conformance.suite_of import suite_of
 from conformance.variants import known
 from conformance.verdict import Verdict, rounded_up
@@ -73,7 +71,7 @@ def _problems(layer: AuthorLayer, made: Traces) -> list[str]:
 def _each(chosen: Sequence[AuthorLayer], title: str, action: Callable[[AuthorLayer], str]) -> int:
     failed = 0
     width = max(len(layer.layer) for layer in chosen)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+    with bar() as progress:
         task = progress.add_task(title, total=len(chosen))
         for layer in chosen:
             progress.update(task, description=f"{title}: {layer.layer}")

@@ -2,17 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from conformance.floor import Floor, floors, grid, void
+from conformance.parallel import as_done, bar
 from conformance.terminal import rendered
 from conformance.variants import check_known, known
 
@@ -29,8 +26,7 @@ def report(names: Sequence[str], *, processes: int, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     kept = read(folder) if (folder / FILE).is_file() else {}
     found: dict[str, tuple[Floor, ...]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bar() as progress:
         task = progress.add_task("detection floor", total=len(chosen))
         for variant, own in _measured(chosen, processes):
             found[variant] = own
@@ -53,13 +49,7 @@ def report(names: Sequence[str], *, processes: int, folder: Path) -> int:
 
 
 def _measured(variants: Sequence[str], processes: int) -> Iterator[tuple[str, tuple[Floor, ...]]]:
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:  # torch does not survive a fork
-        asked = {pool.submit(floors, variant): variant for variant in variants}
-        try:
-            for done in as_completed(asked):
-                yield asked[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return as_done(((floors, variant) for variant in variants), processes)
 
 
 def write(folder: Path, found: Mapping[str, Sequence[Floor]]) -> None:

@@ -50,8 +50,7 @@ def _option_matters(case: Case, name: str, formula: Formula) -> bool:
         return bool(case.option(name, 0.0))
     if name in formula.unseen:
         return True
-    others = {other: value for other, value in case.options if other != name}
-    without = Case(**{field: getattr(case, field) for field in case.__slots__} | {"options": tuple(others.items())})
+    without = case.without(name)
     weight, bias, _ = base(case)
     try:
         here, there = (start(c, formula, weight) | formula.begin(c, weight).frozen for c in (case, without))

@@ -1,20 +1,18 @@
 """The kill matrix: every known bug planted, and the checks that it turns red."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from conformance.certificate import Certificate
 from conformance.checks import CHECKS
 from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, Bug, planted
+from conformance.parallel import as_done, bar
 from conformance.suite_of import suite_of
 from conformance.terminal import rendered
 from conformance.variants import check_known, known
@@ -89,13 +87,8 @@ def gaps(rows: Sequence[Row]) -> list[str]:
 def rows(variants: Sequence[str], processes: int) -> Iterator[Row]:
     """The rows of some variants as they are measured, each variant's health first."""
     bugs = [bug for bug in BUGS if bug.variant in variants]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:  # torch does not survive a fork
-        asked = [*(pool.submit(healthy, variant) for variant in variants), *(pool.submit(plant, bug) for bug in bugs)]
-        try:
-            for done in as_completed(asked):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    work: list[tuple[Callable[[Any], Row], Any]] = [*((healthy, variant) for variant in variants), *((plant, bug) for bug in bugs)]
+    yield from (row for _, row in as_done(work, processes))
 
 
 def report(names: Sequence[str], *, processes: int) -> int:
@@ -107,8 +100,7 @@ def report(names: Sequence[str], *, processes: int) -> int:
     chosen = list(names) or known()
     total = len(chosen) + sum(bug.variant in chosen for bug in BUGS)
     found = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bar() as progress:
         task = progress.add_task("planting", total=total)
         for row in rows(chosen, processes):
             found.append(row)

@@ -62,6 +62,11 @@ class Trial:
         return any(self.candidate is reference for reference in self.suite.references)
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether the candidate is a reference that only answers what was recorded: it cannot be asked anything else."""
+        return any(self.candidate is reference and reference.is_fixed for reference in self.suite.references)
+
+    @property
     def other_start(self) -> str | None:
         """Why starts cannot be compared: a reference has one of its own."""
         sides = [self.reference, *(r for r in self.suite.references if r is self.candidate)]

@@ -6,7 +6,9 @@ Every method is one file in `lite/variants/`, short enough to read beside its pa
 from lite.checkpoint import load, save
 from lite.config import Config
 from lite.runtime import attach, detach
+from lite.steering import steer
 from lite.variant import VARIANTS, Variant
+from lite.variants.antipasto import AntiPaSTOConfig
 from lite.variants.asvd import ASVDConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
@@ -24,6 +26,7 @@ from lite.variants.road import RoadConfig
 __all__ = [
     "VARIANTS",
     "ASVDConfig",
+    "AntiPaSTOConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",
@@ -42,4 +45,5 @@ __all__ = [
     "detach",
     "load",
     "save",
+    "steer",
 ]

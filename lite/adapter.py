@@ -1,7 +1,7 @@
 """One method on one layer: the tensors it adds, and the hook that applies it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,17 +14,24 @@ from lite.layers import Layer
 from lite.variant import Shapes, Statistics, Variant
 
 
-@dataclass(frozen=True)
+@dataclass
 class Adapter:
     """One method on one layer: the tensors it adds, and the hook that applies it.
 
     asked: the config that was attached. config: what it came to for this layer, where a budget is shared out.
+    steered: the config with another coefficient, as long as `lite.steer` says so; it is not saved.
     """
 
     variant: Variant
     asked: Config
     layer: Layer
     config: Config
+    steered: Config | None = field(default=None, compare=False)
+
+    @property
+    def active(self) -> Config:
+        """The config that the forward pass reads."""
+        return self.steered or self.config
 
     @cached_property
     def parameters(self) -> Shapes:
@@ -80,7 +87,7 @@ class Adapter:
             raise TypeError(f"{self.layer.name}: the base layer should return a tensor, it returned {type(y).__name__}; exclude it")
         tensors = self.live()
         x = args[0] if args else kwargs[self.layer.input_name]
-        adapted = self.variant.code(self.config, self.layer, tensors, x.to(_dtype_of(tensors)), y)
+        adapted = self.variant.code(self.active, self.layer, tensors, x.to(_dtype_of(tensors)), y)
         return adapted.to(y.dtype)
 
     def adapt_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -88,7 +95,7 @@ class Adapter:
         tensors, name = self.live(), self.layer.input_name
         x = args[0] if args else kwargs[name]
         wide = torch.promote_types(x.dtype, _dtype_of(tensors))  # a narrower adapter would round what the layer gets
-        adapted = self.variant.code(self.config, self.layer, tensors, x.to(wide)).to(x.dtype)
+        adapted = self.variant.code(self.active, self.layer, tensors, x.to(wide)).to(x.dtype)
         return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
 
     def hook(self) -> RemovableHandle:

@@ -23,7 +23,7 @@ PROGRESS_AFTER = 1.0  # seconds; shorter work needs no bar
 def calibrate(model: nn.Module, targets: Iterable[tuple[Config, Layer]], data: Iterable[Any]) -> dict[str, Statistics]:
     """Run `data` through the model as it is, in eval mode and without gradients; what each layer received, by its name.
 
-    Layers of one config that receive the very same tensor share one accumulator.
+    Layers of one config that receive the very same tensor share one accumulator, if it is of the input alone.
 
     Raises TypeError for a batch of another kind, ValueError for no data, a mask that fits no input, values that are not
     finite or of another width than the layer's, or a layer that was never reached. Modes and hooks are then as before.
@@ -69,11 +69,15 @@ class Reader:
         """Add what the layer is about to receive."""
         before = calls.before(self, x)
         if self.leader is None:
-            self.leader = before[0] if before else self
+            shared = [reader for reader in before if reader.statistics.of_input_alone]
+            self.leader = shared[0] if shared else self
             if self.leader is self:
                 make = variant_of(self.config).statistics
                 assert make is not None
-                self.made = make(self.config, self.layer)
+                try:
+                    self.made = make(self.config, self.layer)
+                except ValueError as error:
+                    raise ValueError(f"{self.layer.title}: {error}") from error
         if self.leader is not self and self.leader not in before:  # who only comes to share a tensor later keeps its own account
             raise ValueError(
                 f"batch {masks.batch}: {self.layer.title} shared its input with {self.leader.layer.title} before, but now it received "

@@ -84,13 +84,15 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
 
 def _statistics(model: nn.Module, adapters: Sequence[Adapter], data: Iterable[Any] | None) -> dict[str, Statistics]:
     """What the layers receive whose method starts from data."""
-    need = [adapter for adapter in adapters if adapter.variant.statistics]
-    names = ", ".join(sorted({adapter.variant.name for adapter in need or adapters}))
-    if need and data is None:
-        raise ValueError(f"{names} starts from data: pass calibration_data, an iterable of model inputs")
-    if data is not None and not need:
-        raise ValueError(f"calibration_data was given, but {names} uses none")
-    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+    take = [adapter for adapter in adapters if adapter.variant.takes_data(adapter.asked)]
+    if data is None:
+        if need := sorted({adapter.variant.name for adapter in take if adapter.variant.needs_data}):
+            raise ValueError(f"{', '.join(need)} starts from data: pass calibration_data, an iterable of model inputs")
+        return {}
+    if not take:
+        names = sorted({adapter.variant.name for adapter in adapters})
+        raise ValueError(f"calibration_data was given, but {', '.join(names)} uses none with these options")
+    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in take], data)
 
 
 def resolve(adapters: Sequence[Adapter], statistics: Mapping[str, Statistics]) -> tuple[list[Adapter], list[Adapter]]:

@@ -19,6 +19,7 @@ class Statistics(Protocol):
     """What is kept of the inputs of a layer: memory O(d_in²) at most, however many tokens there are."""
 
     uses_label_mask: bool  # whether a batch's `label_mask` selects tokens, beside its `attention_mask`
+    of_input_alone: bool  # and of the options, not of the layer's weight: layers that receive the same tensor share one accumulator
 
     def update(self, x: Tensor) -> None:
         """Add what one call of the layer receives: x (tokens, d_in), at least one token. ValueError for values it cannot take."""
@@ -30,6 +31,11 @@ class Statistics(Protocol):
 def no_buffers(config: Config, layer: Layer) -> Shapes:
     """For methods without frozen tensors."""
     return {}
+
+
+def always(config: Config) -> bool:
+    """For methods whose every option starts from data."""
+    return True
 
 
 def fits_anything(config: Config, layer: Layer) -> str | None:
@@ -50,6 +56,7 @@ class Variant:
     init: (config, layer) → their values at the start, drawn in float32 from the global generator whatever the adapter's dtype;
         (config, layer, statistics) for methods that start from data. It may hold more than the shapes name.
     statistics: (config, layer) → an empty accumulator of what the layer receives, for methods that start from data.
+    uses_data: (config) → whether these options do. needs_data: whether they cannot do without.
     resolve: (config, layers, their statistics) → the config of each layer, or None to leave it alone, for methods that share
         out a budget; ValueError for too little data.
     residual: (config, W, start) → W_res (d_out, d_in), which replaces W, for methods that take a part of W out.
@@ -67,6 +74,8 @@ class Variant:
     buffers: Callable[[Any, Layer], Shapes] = no_buffers
     init: Callable[..., Tensors]
     statistics: Callable[[Any, Layer], Statistics] | None = None
+    uses_data: Callable[[Any], bool] = always
+    needs_data: bool = True
     resolve: Callable[[Any, Sequence[Layer], Sequence[Any]], Sequence[Any]] = as_asked
     residual: Callable[[Any, Tensor, Tensors], Tensor] | None = None
     forward: Callable[[Any, Layer, Tensors, Tensor, Tensor], Tensor] | None = None
@@ -74,6 +83,10 @@ class Variant:
     fits: Callable[[Any, Layer], str | None] = fits_anything
     reads_weight: bool
     peft: dict[str, Any]
+
+    def takes_data(self, config: Config) -> bool:
+        """Whether it starts from data under these options, or may."""
+        return self.statistics is not None and self.uses_data(config)
 
     @property
     def code(self) -> Callable[..., Tensor]:

@@ -53,6 +53,10 @@ class Case:
             changes["options"] = tuple((dict(self.options) | dict(changes["options"])).items())
         return dataclasses.replace(self, **changes)
 
+    def without(self, option: str) -> "Case":
+        """The same case without one of its options."""
+        return dataclasses.replace(self, options=tuple((name, value) for name, value in self.options if name != option))
+
     @classmethod
     def parse(cls, text: str) -> "Case":
         """Rebuild a case from its `repr`; ValueError for anything else. Runs nothing."""

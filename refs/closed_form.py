@@ -94,7 +94,7 @@ def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int
     """κ of everything that a method takes from a decomposition of the weight, or from data, where it starts."""
 
     def started(at: Problem) -> dict[str, Tensor]:
-        data = calls(at.data, labels=formula.label_mask) if formula.init_from else {}
+        data = calls(at.data, labels=formula.label_mask)
         return aligned(formula, formula.begin(case, at.weight, data).decomposed, reference)
 
     reference = formula.begin(case, problem.weight).decomposed

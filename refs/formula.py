@@ -1,13 +1,13 @@
 """The closed form: a paper's equations as a dense W′ in float64. Every variant has one; it sees what peft and lite share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from refs.calibration import Calls, batches, calls
+from refs.calibration import Batch, Calls, batches, calls
 from refs.case import Case
 from refs.gauge import Gauge
 
@@ -72,6 +72,21 @@ Init = Exactly | Uniform | Normal | Drawn | Decomposed
 RESIDUAL = "residual"  # the canonical name of a base weight that a part was taken out of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Promise:
+    """What a steered method says of its core K (r, r), W′ = W + U (K − diag S) Vᵀ, beyond its formula.
+
+    what: the promise, in words. coefficients: the ones it is about; broken gets a core for each.
+    at: (parameters) → those that it is about. broken: (cores, tensors) → by how much it does not hold, relative, and by how much
+        computing that multiplies rounding.
+    """
+
+    what: str
+    coefficients: tuple[float, ...]
+    at: Callable[[Tensors], Tensors] = lambda parameters: parameters
+    broken: Callable[[Sequence[Tensor], Tensors], tuple[float, float]]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Formula:
     """The equations of one variant. All tensors float64, under canonical names.
@@ -79,11 +94,14 @@ class Formula:
     equation: what the paper says, in the project's notation. source: paper and place.
     init: (case, W) → how each trainable starts; their shapes follow.
     init_from: (case, W, calls) → the same for methods that start from data: the tokens that the layer and the one beside it receive.
-    frozen: (case, W) → the frozen tensors, computed from the base weight.
+    frozen: (case, W) → the frozen tensors, computed from the base weight. frozen_from: (case, W, calls) → the same, from data, too;
+        no layer has a call in cases without data.
+    uses_data: (case) → whether these options can use data, for methods that start from some at all.
     residual: (case, W, start) → what is left of W, for methods that take a part out; it is frozen, under the name `residual`.
     copied: whether all implementations are given the same frozen tensors, because a decomposition determines them only up to
         signs and, in clusters, rotations. Their own are compared where they start, and in the state "own".
     gauge: which axes of which tensors run over the components whose signs are free; the first names the tensor signs are told by.
+    right: the factor of a decomposition on the input's side, one component a row.
     adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so; the parameters
         include the frozen tensors if these are copied.
     moved: (case, start, noise, strength) → the trainables away from their start; `strength` is what the harness turns
@@ -95,6 +113,7 @@ class Formula:
     condition: (case, W) → by how much the published way of computing the start multiplies rounding, beyond the start's own
         sensitivity: the condition of a matrix that it inverts.
     steps: (case) → how many roundings follow one another beyond those of one sum of d_in or d_out terms.
+    steered: whether it has a coefficient that turns the adapter up and down. promises: what it says of the operator in between.
     unseen: options that change how a start is computed, not what it is.
     label_mask: whether a label mask selects data, too. least_tokens: (case) → how many tokens are needed.
     """
@@ -104,9 +123,12 @@ class Formula:
     init: Callable[[Case, Tensor], Mapping[str, Init]] = lambda case, weight: {}
     init_from: Callable[[Case, Tensor, Calls], Mapping[str, Init]] | None = None
     frozen: Callable[[Case, Tensor], Tensors] = lambda case, weight: {}
+    frozen_from: Callable[[Case, Tensor, Calls], Tensors] | None = None
+    uses_data: Callable[[Case], bool] = lambda case: True
     residual: Callable[[Case, Tensor, Tensors], Tensor] | None = None
     copied: bool = False
     gauge: Gauge = field(default_factory=dict)
+    right: str = "lora_A"
     adapted: Callable[[Case, Tensor, Tensor | None, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
     moved: Callable[[Case, Tensors, Tensors, float], Tensors]
     states: Mapping[str, Callable[[Case, Tensors], Tensors]] = field(default_factory=dict)
@@ -115,6 +137,8 @@ class Formula:
     scale: Callable[[Case], float] | None = None
     condition: Callable[[Case, Tensor], float] = lambda case, weight: 1.0
     steps: Callable[[Case], int] = lambda case: 0
+    steered: bool = False
+    promises: tuple[Promise, ...] = ()
     unseen: frozenset[str] = frozenset()
     label_mask: bool = False
     least_tokens: Callable[[Case], int] = lambda case: 1
@@ -128,14 +152,22 @@ class Formula:
             _BEGINNINGS[weight] = known = {}
         key = (self, case.numbers.but(state="init"))
         if key not in known:
-            own = calls(batches(case), labels=self.label_mask) if self.init_from else {}
+            own = calls(self.data(case), labels=self.label_mask)
             known[key] = self._begun(case, weight, own)
         begun: Beginning = known[key]
         return begun
 
+    def takes_data(self, case: Case) -> bool:
+        """Whether the method starts from data under these options, or may."""
+        return bool(self.init_from or self.frozen_from) and self.uses_data(case)
+
+    def data(self, case: Case) -> tuple[Batch, ...]:
+        """The data of a case: none where it names none."""
+        return batches(case) if case.data and self.takes_data(case) else ()
+
     def _begun(self, case: Case, weight: Tensor, data: Calls) -> "Beginning":
         inits = dict(self.init_from(case, weight, data) if self.init_from else self.init(case, weight))
-        frozen = dict(self.frozen(case, weight))
+        frozen = dict(self.frozen_from(case, weight, data) if self.frozen_from else self.frozen(case, weight))
         if self.residual:
             start = {name: init.value for name, init in inits.items() if isinstance(init, Decomposed)}
             frozen[RESIDUAL] = self.residual(case, weight, start)

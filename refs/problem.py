@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from refs import minilm, recorded
-from refs.calibration import Batch, batches
+from refs.calibration import Batch
 from refs.case import Case
 from refs.formula import Decomposed, Drawn, Exactly, Formula, Normal, Tensors, Uniform
 from refs.numbers import normal, spectrum, uniform
@@ -180,7 +180,7 @@ def _problem(case: Case, formula: Formula) -> Problem:
         cotangent = both if both.norm() > along.norm() / 8 else cotangent - along  # a single output's two parts may cancel
     # What float32 can hold: the same on every processor, in whatever order it sums.
     cotangent = told.tensors["g"] if told else rounded(cotangent, case.but(dtype="float32"))
-    data = batches(case) if formula.init_from else ()
+    data = formula.data(case)
     return Problem(x, weight, bias, parameters, rounded(cotangent, case), effect, {} if case.state == "own" else frozen, data)
 
 

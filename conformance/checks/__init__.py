@@ -1,7 +1,7 @@
 """All checks, in the order of the verdict table's rows."""
 
 from conformance.check import Check
-from conformance.checks import calibration, function, lifecycle, start, structure, sweep
+from conformance.checks import calibration, function, lifecycle, start, steering, structure, sweep
 
 CHECKS: dict[str, Check] = {
     check.name: check
@@ -16,6 +16,7 @@ CHECKS: dict[str, Check] = {
         function.dropout,
         function.accuracy,
         sweep.shape_sweep,
+        steering.steering,
         function.defaults,
         calibration.calibration,
         lifecycle.round_trip,

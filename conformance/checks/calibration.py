@@ -22,22 +22,24 @@ from conformance.verdict import Verdict, rounded_up
 from refs.calibration import KINDS
 from refs.case import Case
 from refs.closed_form import aligned
-from refs.formula import RESIDUAL
+from refs.formula import RESIDUAL, Beginning
 from refs.numbers import normal
 from refs.problem import problem
 from refs.subject import Subject
 from refs.threads import one_thread
 
 Inputs = dict[str, list[Tensor]]
+Options = tuple[tuple[str, Any], ...]
 
 
 @check(needs_reference=True)
 def calibration(trial: Trial) -> None:
     """Data runs through the undamaged model, masked tokens count for nothing, every layer starts with what the method takes from its own input, and too little data is refused before anything is touched."""
-    if not trial.formula.init_from:
+    options = [given for given in dict.fromkeys(case.options for case in trial.suite.cases) if _takes_data(trial, given)]
+    if not options:
         trial.not_applicable("the method starts from no data")
         return
-    small = [case for case in trial.suite.cases[:2] if not case.weight.startswith("minilm:")]
+    small = [case.but(options=options[0]) for case in trial.suite.cases[:2] if not case.weight.startswith("minilm:")]
     for case in trial.cases((c.but(state="init", data=kind) for c in small for kind in KINDS), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         decomposition(trial, case, mine, theirs)
@@ -47,29 +49,41 @@ def calibration(trial: Trial) -> None:
     if trial.subject.lifecycle is None:
         trial.not_applicable(NO_RUNTIME)
         return
-    for options in dict.fromkeys(case.options for case in trial.suite.cases):
-        _in_a_model(trial, trial.subject.lifecycle, stacked_case(options))
-    _in_a_model(trial, trial.subject.lifecycle, stacked_case().but(rank=1))  # a budget that does not reach every layer
-    _masked_tokens(trial, trial.subject.lifecycle)
-    _too_little(trial, trial.subject.lifecycle)
+    for given in options:
+        _in_a_model(trial, trial.subject.lifecycle, _stacked(trial, given))
+    few = _stacked(trial, options[0])
+    _in_a_model(trial, trial.subject.lifecycle, few.but(rank=1))  # a budget that does not reach every layer
+    _masked_tokens(trial, trial.subject.lifecycle, few)
+    _too_little(trial, trial.subject.lifecycle, few)
+
+
+def _takes_data(trial: Trial, options: Options) -> bool:
+    return trial.formula.takes_data(stacked_case(options))
+
+
+def _stacked(trial: Trial, options: Options) -> Case:
+    """What is asked of the layers of a `Stacked`: of what it asks for, the method's own."""
+    case = stacked_case(options)
+    return case if trial.suite.cases[0].alpha is not None else case.but(alpha=None)
 
 
 def _angle(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> None:
-    """Between the spaces that A's rows span: whatever the signs, and the rotations in a cluster."""
-    one, other = (torch.linalg.qr(side.read("lora_A").double().T).Q for side in (mine, theirs))
+    """Between the spaces that the rows of the factor on the input's side span: whatever the signs, and the rotations in a cluster."""
+    name = trial.formula.right
+    one, other = (torch.linalg.qr(side.read(name).double().T).Q for side in (mine, theirs))
     error = 1.0 if one.shape != other.shape else float(torch.linalg.matrix_norm(one - other @ (other.T @ one), 2))
-    kappa = runs.start_kappa(case, trial.formula)["lora_A"] * trial.formula.condition(case, problem(case, trial.formula).weight)
+    kappa = runs.start_kappa(case, trial.formula)[name] * trial.formula.condition(case, problem(case, trial.formula).weight)
     bound = policy.FUNCTION * case.d_in**0.5 * kappa * policy.U32  # a reference may compute it in float32
     if bound >= 1:  # no sine is larger
         trial.not_applicable("the space is not determined by the data", case, evidence=False)
         return
     verdict = Verdict.EQUIVALENT if error <= bound else Verdict.FAILS
     judgement = Judgement(verdict, error, bound, "sin of the angle", f"sin {rounded_up(error)}", f"at most {bound:.2g}")
-    trial.judge("angle of lora_A", case, judgement)
+    trial.judge(f"angle of {name}", case, judgement)
 
 
 def _request(case: Case) -> dict[str, Any]:
-    return {"r": case.rank, "alpha": case.alpha, **dict(case.options)}
+    return {"r": case.rank, **({} if case.alpha is None else {"alpha": case.alpha}), **dict(case.options)}
 
 
 def _in_a_model(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
@@ -94,27 +108,30 @@ def _layer(trial: Trial, case: Case, name: str, plain: nn.Linear, live: nn.Modul
     own = case.but(d_in=plain.in_features, d_out=plain.out_features)
     begin = trial.formula.begin(own, plain.weight.detach(), data)
     state = {key: value.detach() for key, value in live.state_dict().items()} | {RESIDUAL: live.weight.detach()}  # type: ignore[operator]
-    if begin.inits["lora_A"].shape[0] == 0:
-        trial.expect("lora_A" not in state, f"{name}{_words(case)}", None, "an adapter", "none: it has no share of the budget")
+    right = trial.formula.right
+    if begin.decomposed[right].shape[0] == 0:
+        trial.expect(right not in state, f"{name}{_words(case)}", None, "an adapter", "none: it has no share of the budget")
         return
     should = aligned(trial.formula, begin.decomposed, begin.decomposed)
     n, kappa = max(own.d_in, own.d_out), policy.ILL_CONDITIONED
-    if "lora_A" not in state or state["lora_A"].shape != should["lora_A"].shape:
-        got = f"lora_A {tuple(state['lora_A'].shape)}" if "lora_A" in state else "no adapter"
-        trial.expect(False, f"start of {name}{_words(case)}", None, got, f"lora_A {tuple(should['lora_A'].shape)}")
+    if right not in state or state[right].shape != should[right].shape:
+        got = f"{right} {tuple(state[right].shape)}" if right in state else "no adapter"
+        trial.expect(False, f"start of {name}{_words(case)}", None, got, f"{right} {tuple(should[right].shape)}")
         return
     started = aligned(trial.formula, {key: state[key] for key in begin.decomposed}, begin.decomposed)
     for key, value in started.items():
         trial.judge(f"{key} of {name}{_words(case)}", None, policy.same_function(value, should[key], n=n, kappa=kappa))
-    _function(trial, own, name, plain, live, state, begin.inits.keys() | begin.frozen.keys())
+    _function(trial, own, name, plain, live, state, begin)
 
 
 def _function(
-    trial: Trial, case: Case, name: str, plain: nn.Linear, live: nn.Module, state: dict[str, Tensor], names: set[str]
+    trial: Trial, case: Case, name: str, plain: nn.Linear, live: nn.Module, state: dict[str, Tensor], begin: Beginning
 ) -> None:
-    """B moved, so that the scale shows."""
-    x, tensors = normal(name, "x", shape=(4, case.d_in)), {key: state[key] for key in names}
-    tensors["lora_B"].copy_(normal(name, "B", shape=tuple(tensors["lora_B"].shape)))
+    """Trainables moved, so that the scale shows."""
+    x, tensors = normal(name, "x", shape=(4, case.d_in)), {key: state[key] for key in begin.inits.keys() | begin.frozen.keys()}
+    noise = {key: normal(name, key, shape=tuple(state[key].shape)) for key in begin.inits}
+    for key, value in trial.formula.moved(case, {key: state[key].clone() for key in begin.inits}, noise, 1.0).items():
+        tensors[key].copy_(value)
     with torch.no_grad(), one_thread():
         should = linear(x, *trial.formula.adapted(case, plain.weight.detach(), plain.bias.detach(), tensors))
         got = live(x)
@@ -122,19 +139,19 @@ def _function(
     trial.judge(f"output of {name}{_words(case)}", None, policy.same_function(got, should, n=n, kappa=kappa))
 
 
-def _masked_tokens(trial: Trial, lifecycle: Lifecycle) -> None:
+def _masked_tokens(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
     """Whatever stands in masked positions, the start is bit for bit the same."""
     states = []
     for garbage in (0.0, 1e3):
         model = Stacked()
-        lifecycle.attach(model, _request(stacked_case()), data=stacked_batches(garbage, labels=trial.formula.label_mask))
+        lifecycle.attach(model, _request(case), data=stacked_batches(garbage, labels=trial.formula.label_mask))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
     changed = changes(*states)
     trial.expect(not changed, "garbage in masked tokens", None, f"moves {', '.join(changed[:6])}", "moves nothing")
 
 
-def _too_little(trial: Trial, lifecycle: Lifecycle) -> None:
-    case, batches = stacked_case(), stacked_batches()
+def _too_little(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
+    batches = stacked_batches()
     nothing = [batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])} for batch in batches]
     few = trial.formula.least_tokens(case) - 1
     spoiled = [batch | {"x": batch["x"] * float("nan")} for batch in batches]

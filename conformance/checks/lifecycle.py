@@ -140,8 +140,8 @@ def detach(trial: Trial) -> None:
 
 
 def _data(trial: Trial, x: Tensor | None = None) -> list[Tensor] | None:
-    """Inputs of a host, for methods that start from data."""
-    if not trial.formula.init_from:
+    """Inputs of a host, for methods that need data to start."""
+    if not trial.suite.bare.data:
         return None
     return [host_input() if x is None else x]
 
@@ -169,7 +169,7 @@ def failed_attach(trial: Trial) -> None:
         brittle.refuses = None
         lifecycle.attach(model, {}, data=_data(trial))
         lifecycle.detach(model)
-    if trial.formula.init_from:
+    if trial.formula.takes_data(trial.suite.bare):
         with refused(trial, "data whose second batch the model cannot take", model := Host()):
             lifecycle.attach(model, {}, data=[host_input(), torch.ones(2, 3)])
 
@@ -210,10 +210,10 @@ def _bad_requests(trial: Trial, lifecycle: Lifecycle) -> None:
             lifecycle.attach(model, {}, data=_data(trial))
     else:
         lifecycle.attach(model, {}, data=_data(trial))
-    if trial.formula.init_from:
+    if trial.suite.bare.data:
         with refused(trial, "no data for a method that starts from data", model := Host(), "data"):
             lifecycle.attach(model, {})
-    else:
+    elif not trial.formula.takes_data(trial.suite.bare):
         with refused(trial, "data for a method that uses none", model := Host(), "data"):
             lifecycle.attach(model, {}, data=[host_input()])
 

@@ -66,7 +66,7 @@ def init(trial: Trial) -> None:
         numbers = problem(case, trial.formula)
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         at_start = begin(case, trial)
-        decomposed = at_start.decomposed if trial.formula.copied or trial.formula.init_from else {}
+        decomposed = at_start.decomposed if trial.formula.copied or trial.formula.takes_data(case) else {}
         for name in trial.formula.shapes(case, numbers.weight):
             if name not in mine.map or name in decomposed:
                 continue
@@ -89,8 +89,7 @@ def _draws(trial: Trial, case: Case, name: str, seeds: int) -> list[Tensor]:
     """What the candidate starts with for several seeds: one small tensor alone says little about a distribution."""
     # Layers that are large, or decompose their weight, are dear to build, and the first of the grid starts like the others.
     dear = case.weight.startswith("minilm:") or (trial.formula.copied and case.id != trial.suite.cases[0].but(state="init").id)
-    fixed = any(trial.candidate is reference and reference.is_fixed for reference in trial.suite.references)
-    most = 1 if fixed else 4 if dear else POOLED
+    most = 1 if trial.is_replayed else 4 if dear else POOLED
     return [runs.started(trial.candidate, case, trial.formula, n)[name] for n in range(min(max(seeds, 1), most))]
 
 

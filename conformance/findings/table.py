@@ -208,6 +208,16 @@ FINDINGS = (
         source=f"{PEFT}/tuners/lora/corda.py#L175",
     ),
     Finding(
+        id="corda-attrs",
+        library="peft",
+        title="CorDA needs attrs, which peft does not require",
+        expected=RAISES,
+        sizes=(math.inf,) * 7,
+        says="lite requires what it imports",
+        hidden_by="test environments that hold attrs",
+        source=f"{PEFT}/tuners/lora/corda.py#L23",
+    ),
+    Finding(
         id="ia3-unmerge",
         library="peft",
         title="IA3's unmerge does not give the weight back",

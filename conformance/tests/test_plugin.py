@@ -81,7 +81,7 @@ def test_one_case_of_one_cell_can_be_run_again_and_is_no_verdict_on_the_variant(
     assert done.returncode == 0
     assert "delora: partial: a narrowed run" in verdicts(done)
     lines = (tmp_path / ".conformance" / "measurements.jsonl").read_text().splitlines()
-    assert [json.loads(line)["case_id"] for line in lines] == [CASE]
+    assert {json.loads(line)["case_id"] for line in lines} == {CASE}
 
 
 def test_an_unknown_case_is_a_usage_error(tmp_path):

@@ -1,9 +1,12 @@
 """What the methods' papers say that an adapted layer computes, in plain float64."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 import lite
+from lite.basis import BasisConfig
 
 
 def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
@@ -30,6 +33,9 @@ def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
         case lite.LoRAXSConfig():
             s = 1 if config.alpha is None else config.alpha / config.r
             return x @ (W + s * t["lora_B"] @ t["lora_R"] @ t["lora_A"]).T + b
+        case BasisConfig():
+            right = t["lora_P"] if "lora_P" in t else t["lora_Vh"]
+            return x @ (W + t["lora_U"] @ (core(config, t) - t["lora_S"].diag()) @ right).T + b
     s = config.alpha / (config.r**0.5 if config.rslora else config.r)
     W = W + s * t["lora_B"] @ t["lora_A"]
     if isinstance(config, lite.DoRAConfig):
@@ -37,6 +43,20 @@ def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
     elif config.lora_bias:
         b = b + s * t["lora_b"]
     return x @ W.T + b
+
+
+def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
+    """What stands between the singular vectors (r, r); without an adapter the singular values."""
+    match config:
+        case lite.AntiPaSTOConfig():
+            return (t["lora_S"] * gain(config, t["lora_g"])).diag()
+    raise NotImplementedError(type(config).__name__)
+
+
+def gain(config: BasisConfig, g: Tensor) -> Tensor:
+    """1 + ELU, number by number."""
+    z = [config.coeff * (min(value, 0.0) if config.suppress_only else value) for value in g.tolist()]
+    return torch.tensor([1 + value if value > 0 else math.exp(value) for value in z], dtype=torch.float64)
 
 
 def turn(config: lite.RoadConfig, theta: Tensor, alpha: Tensor, d_out: int) -> Tensor:

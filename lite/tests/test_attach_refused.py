@@ -12,12 +12,12 @@ from lite.tests.toys import (
     DRAWN,
     FROM_DATA,
     IN_FRONT,
+    MAYBE_FROM_DATA,
     RESIDUAL,
     TRAINED,
     Coded,
     attach,
     each_config,
-    each_variant,
     inputs,
     net,
     snapshot,
@@ -74,7 +74,7 @@ def test_the_known_configs_are_listed_for_an_unknown_one():
     assert sorted(known) == sorted(variant.config.__name__ for variant in lite.VARIANTS.values())
 
 
-@each_variant
+@pytest.mark.parametrize("variant", [name for name in CONFIGS if name not in MAYBE_FROM_DATA])
 def test_calibration_data_is_refused_where_none_is_used_and_asked_for_where_it_is(variant):
     model = net()
     before = snapshot(model)

@@ -55,6 +55,7 @@ CONFIGS = {
     "ia3_ff": Make(lite.IA3FFConfig),
     "hra": Make(lite.HRAConfig),
     "road": Make(lite.RoadConfig, {"group_size": 4}),
+    "antipasto": Make(lite.AntiPaSTOConfig),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -64,11 +65,14 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "ia3_ff": ("lora_g",),
     "hra": ("lora_U",),
     "road": ("lora_theta", "lora_alpha"),
+    "antipasto": ("lora_g",),
 }
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
-EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road")  # start as the model bit for bit
+EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", "antipasto")  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda", "asvd")  # replace the weight
 FROM_DATA = ("eva", "corda", "asvd")
+MAYBE_FROM_DATA = ("antipasto",)
+STEERED = ("antipasto",)
 IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
 SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda", "asvd")  # by alpha/r or alpha/√r
 DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)

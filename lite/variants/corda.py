@@ -48,6 +48,7 @@ class Covariance:
     """C of the header before damping, uncentred, in float64: d_in² numbers."""
 
     uses_label_mask = False
+    of_input_alone = True
 
     def __init__(self, config: CorDAConfig, layer: Layer) -> None:
         self.calls = self.tokens = 0

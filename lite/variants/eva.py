@@ -49,6 +49,7 @@ class Spread:
     """Mean and centred scatter of a layer's inputs, in float64: d_in² numbers."""
 
     uses_label_mask = True
+    of_input_alone = True
 
     def __init__(self, config: EVAConfig, layer: Layer) -> None:
         self.count = 0

@@ -1,7 +1,7 @@
 """What a driver makes of an author's code for a case."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -35,6 +35,12 @@ class Driver(Protocol):
 
     def build(self, code: Code, case: Case, numbers: Problem) -> Built:
         """The layer for the case, with its base weight and bias."""
+
+
+def has_no(case: Case, who: str, known: Collection[str] = ()) -> str | None:
+    """What of a case's options an author's code does not know, in words, or None. who: that code, with its verb."""
+    absent = [f"{name}={value!r}" for name, value in case.options if name not in known]
+    return f"{who} no {', '.join(absent)}" if absent else None
 
 
 def driver_of(manifest: Manifest) -> Driver:

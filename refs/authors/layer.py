@@ -64,12 +64,12 @@ class AuthorLayer:
         """Where its recorded traces are."""
         return self.vectors / f"{self.layer}.safetensors"
 
-    @property
+    @functools.cached_property
     def is_live(self) -> bool:
         """Whether it runs here: there is a checkout, and what it requires is installed, unless there is no recorded trace to replay."""
         return is_there(self.manifest) and not (self.manifest.unmet() and self.recorded_file.is_file())
 
-    @property
+    @functools.cached_property
     def version(self) -> str:
         """Repository, commit and place, and whether it ran now or once."""
         how = ("live" if self.is_live else "recorded") if self.missing() is None else "not run"
@@ -94,7 +94,7 @@ class AuthorLayer:
         if traces.exactly(there, case, traces.digest(here)):
             return None
         computed = (
-            self.formula.copied or self.formula.init_from or case.weight.startswith("minilm:")
+            self.formula.copied or self.formula.takes_data(case) or case.weight.startswith("minilm:")
         )  # by a decomposition, from data, by a network
         if computed or traces.nearly(there, case, traces.fingerprint(here)):
             return ELSEWHERE
@@ -119,7 +119,7 @@ class AuthorLayer:
         """
         real = [case for case in self.cases if case.weight.startswith("minilm:")][:1]
         wanted = [(case, case) for case in ([] if minilm.missing() else real)]
-        for case, kind in itertools.product(self.cases[:2] if self.formula.init_from else (), KINDS):
+        for case, kind in itertools.product((case for case in self.cases[:2] if self.formula.takes_data(case)), KINDS):
             if kind != case.data:
                 other = case.but(state="init", data=kind)
                 wanted.append((other, other))
@@ -146,14 +146,18 @@ class AuthorLayer:
                 return self._live(), None
         except (ValueError, CheckoutError, recording.RecordingError) as error:
             return None, str(error)
-        absent = f"without {', '.join(self.manifest.unmet())}" if is_there(self.manifest) else "with no checkout"
-        nothing = f"{self.layer}: {root() / self.manifest.folder} {absent}, and no recorded traces; get them with: nox -s refs"
-        if recorded and (lacking := {case for case, _ in self._wanted()} - {run.case for run in recorded.runs}):
+        if recorded is None:
+            absent = f"without {', '.join(self.manifest.unmet())}" if is_there(self.manifest) else "with no checkout"
+            return (
+                None,
+                f"{self.layer}: {root() / self.manifest.folder} {absent}, and no recorded traces; get them with: nox -s refs",
+            )
+        if lacking := {case for case, _ in self._wanted()} - {run.case for run in recorded.runs}:
             return (
                 None,
                 f"the recorded traces of {self.layer} lack {len(lacking)} cases, {min(case.id for case in lacking)} among them",
             )
-        return recorded, None if recorded else nothing
+        return recorded, None
 
     def _live(self) -> Traces:
         """Recorded now; kept beside the checkouts for the next process with the same code, numbers and versions."""

@@ -1,6 +1,7 @@
 """Run an author's layer in a process of its own, which writes its traces. Live is: record now, compare."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,15 +43,22 @@ def record(manifest: Manifest, asked: Sequence[request.Asked], *, seconds: float
         request.write(wanted, asked)
         quiet |= {"HOME": folder, VARIABLE: str(root())}
         command = [sys.executable, "-W", "ignore", "-P", str(CHILD), str(manifest.file), str(wanted), str(got)]
-        try:
-            done = subprocess.run(
-                command, env=quiet, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise RecordingError(f"{manifest.name}: the author's code did not end within {seconds:g} s and was stopped") from error
-        if done.returncode:
-            words = "\n".join(done.stderr.strip().splitlines()[-6:]) or "it said nothing"
-            how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with status {done.returncode}"
+        with subprocess.Popen(
+            command, env=quiet, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            process_group=0,
+        ) as process:  # fmt: skip
+            try:
+                said = process.communicate(timeout=seconds)[1]
+            except BaseException as error:
+                os.killpg(process.pid, signal.SIGKILL)  # with whatever it started: nothing of it outlives us
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                raise RecordingError(
+                    f"{manifest.name}: the author's code did not end within {seconds:g} s and was stopped"
+                ) from error
+        if process.returncode:
+            words = "\n".join(said.strip().splitlines()[-6:]) or "it said nothing"
+            how = f"by signal {-process.returncode}" if process.returncode < 0 else f"with status {process.returncode}"
             raise RecordingError(f"{manifest.name}: the process that ran the author's code ended {how}:\n{words}")
         try:
             return traces.read(got)

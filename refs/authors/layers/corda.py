@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from refs import lora
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.calibration import model_inputs, pair
 from refs.case import Case
@@ -29,8 +29,7 @@ def refuses(case: Case) -> str | None:
         return "CorDA's authors fail on batches of several sequences and have no padding mask"
     if case.weight.startswith("minilm:"):
         return "the residual of a pretrained layer would make a trace larger than all others together"
-    absent = [f"{name}={value!r}" for name, value in case.options if name != "mode"]
-    return f"CorDA's authors have no {', '.join(absent)}" if absent else None
+    return has_no(case, "CorDA's authors have", known=("mode",))
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.bases import base_layer
 from refs.case import Case
@@ -23,8 +23,7 @@ def lacks(case: Case) -> str | None:
         return "the authors' fork adapts nn.Linear only"
     if case.adapter_dtype:
         return "the adapter has the base's dtype here"
-    absent = [f"{name}={value!r}" for name, value in case.options if name != "dropout"]
-    return f"the authors' fork has no {', '.join(absent)}" if absent else None
+    return has_no(case, "the authors' fork has", known=("dropout",))
 
 
 def refuses(case: Case) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.calibration import Batch, pair
 from refs.case import Case
@@ -27,8 +27,7 @@ def refuses(case: Case) -> str | None:
         return "EVA's authors have other defaults: rank 16, alpha 1"
     if case.adapter_dtype:
         return "EVA's adapter has the base's dtype"
-    absent = [f"{name}={value!r}" for name, value in case.options if name not in OPTIONS]
-    return f"EVA's authors have no {', '.join(absent)}" if absent else None
+    return has_no(case, "EVA's authors have", known=OPTIONS)
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:

@@ -5,7 +5,7 @@ from unittest import mock
 
 from torch import nn
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.bases import base_layer
 from refs.case import Case
@@ -21,8 +21,7 @@ def lacks(case: Case) -> str | None:
         return "the authors' layer has no default rank"
     if case.adapter_dtype:
         return "the adapter has the base's dtype here"
-    absent = [f"{name}={value!r}" for name, value in case.options]
-    return f"the authors' layer has no {', '.join(absent)}" if absent else None
+    return has_no(case, "the authors' layer has")
 
 
 def refuses(case: Case) -> str | None:

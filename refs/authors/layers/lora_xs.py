@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.checkout import verified
 from refs.authors.code import Code
 from refs.bases import base_layer
@@ -28,8 +28,7 @@ def refuses(case: Case) -> str | None:
         return "the author's scripts are always told the rank"
     if case.adapter_dtype:
         return "the author's R has torch's default dtype, A and B the base's"
-    absent = [f"{name}={value!r}" for name, value in case.options if name != "dropout"]
-    return f"the author's code has no {', '.join(absent)}" if absent else None
+    return has_no(case, "the author's code has", known=("dropout",))
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:

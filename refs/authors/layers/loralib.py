@@ -4,7 +4,7 @@ from unittest import mock
 
 from torch import nn
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.bases import base_layer
 from refs.case import Case
@@ -20,8 +20,7 @@ def refuses(case: Case) -> str | None:
         return "loralib's default rank is 0: a plain linear layer"
     if case.adapter_dtype:
         return "loralib's adapter has the base's dtype"
-    absent = [f"{name}={value!r}" for name, value in case.options if name != "dropout"]
-    return f"loralib has no {', '.join(absent)}" if absent else None
+    return has_no(case, "loralib has", known=("dropout",))
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:

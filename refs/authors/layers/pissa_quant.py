@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from refs import lora
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.case import Case
 from refs.problem import Problem
@@ -38,8 +38,7 @@ def refuses(case: Case) -> str | None:
         return "only the authors' start is theirs: of adapter dtypes it says nothing"
     if case.weight.startswith("minilm:"):
         return "the residual of a pretrained layer would make a trace larger than all others together"
-    absent = [f"{name}={value!r}" for name, value in case.options if name != "rslora"]
-    return f"the authors' pissa_quant has no {', '.join(absent)}" if absent else None
+    return has_no(case, "the authors' pissa_quant has", known=("rslora",))
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:

@@ -1,6 +1,6 @@
 """IA3 as T-Few's `LoRALinear` of rank 0 and scaling rank 1, with the gate on the output trained."""
 
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.bases import base_layer
 from refs.case import Case
@@ -16,8 +16,7 @@ def refuses(case: Case) -> str | None:
         return "T-Few adapts nn.Linear only"
     if case.adapter_dtype:
         return "T-Few's gates are used in the base's dtype here"
-    absent = [f"{name}={value!r}" for name, value in case.options]
-    return f"T-Few has no {', '.join(absent)}" if absent else None
+    return has_no(case, "T-Few has")
 
 
 def build(code: Code, case: Case, numbers: Problem) -> Built:
