@@ -116,7 +116,7 @@ def certify(
     input_name: what the layer's forward calls its input; without it, calls by keyword are not tried.
     checks: names of the checks to run, all by default. case: id of the one case to run, as failures print it.
 
-    Methods that start from data (EVA, CorDA): `refs.calibration.calls(refs.calibration.batches(case), labels=True)` holds the tokens that
+    Methods that start from data (EVA, CorDA, ASVD): `refs.calibration.calls(refs.calibration.batches(case), labels=True)` holds the tokens that
     the layer ("layer") and one beside it ("beside"), which a budget of ranks is shared with, receive; a factory takes its start
     from them.
 

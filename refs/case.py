@@ -17,7 +17,8 @@ class Case:
     call: how the layer is called, "positional" or "keyword".
     batch: leading shape of x (…, d_in).
     dtype, adapter_dtype: of the base and, if it differs, of the adapter.
-    weight: kind of base weight and input: "random", "decay" (singular values apart), "gap" (after the rank-th), "flat", "deficient",
+    weight: kind of base weight and input: "random", "decay" (singular values apart), "cliff" (the same, and next to nothing after the rank-th),
+        "gap" (after the rank-th), "flat", "deficient",
         "minilm:MODULE" (pretrained, real tokens), or "recorded:NAME" (the numbers of a recording).
     scales: what the base weight, the bias and the input (and the data) are multiplied by.
     data: what a start from data is taken from: "" (the method uses none), or a kind of `refs.calibration`.

@@ -23,7 +23,8 @@ class Problem:
     """float64 tensors whose values the case's dtype can hold.
 
     frozen: the frozen tensors that every implementation is given, in the states that copy them.
-    effect: ‖y − y_base‖/‖y_base‖ of the closed form in float64, without dropout. data: for methods that start from some.
+    effect: ‖y − y₀‖/‖y_base‖ of the closed form in float64, without dropout; y₀ is y_base, or, of a start
+    that is far from it and stays so, the start's output. data: for methods that start from some.
     """
 
     x: Tensor  # (*batch, d_in)
@@ -77,6 +78,8 @@ def _weight(case: Case) -> Tensor:
             return normal(case.seed, "weight", shape=(d_out, d_in)) / math.sqrt(d_in)
         case "decay":
             values = 4 * 16.0 ** -(torch.arange(k) / max(k - 1, 1))
+        case "cliff":
+            values = 4 * 16.0 ** -(torch.arange(k) / max(k - 1, 1)) * torch.where(torch.arange(k) < (case.rank or 2), 1.0, 2.0**-12)
         case "gap":
             values = torch.where(torch.arange(k) < (case.rank or 2), 4.0, 0.5) + torch.linspace(0.2, 0, k)
         case "flat":
@@ -85,7 +88,7 @@ def _weight(case: Case) -> Tensor:
             values = torch.where(torch.arange(k) < (k + 1) // 2, 1.0, 0.0) * torch.linspace(2, 1, k)
         case kind:
             raise ValueError(
-                f"unknown weight kind {kind!r}; known: random, decay, gap, flat, deficient, minilm:MODULE, recorded:NAME"
+                f"unknown weight kind {kind!r}; known: random, decay, cliff, gap, flat, deficient, minilm:MODULE, recorded:NAME"
             )
     return spectrum(case.seed, "weight", d_out=d_out, d_in=d_in, values=values.double())
 
@@ -109,14 +112,14 @@ def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
 def _perturbed(case: Case, formula: Formula) -> Tensors:
     """Every trainable moved, so far that the output moves by `EFFECT`: the strength is raised, then bisected."""
     weight, bias, x = base(case)
-    plain = linear(x, weight, bias)
+    plain, unmoved = linear(x, weight, bias), _unmoved(case, formula)
     at_start = start(case, formula, weight)
     frozen = _copied(case, formula, weight)
     noise = {name: normal(case.seed, "noise", name, shape=tuple(value.shape)) for name, value in at_start.items()}
 
     def reaches(strength: float) -> bool:
         adapted, shifted = formula.adapted(case, weight, bias, formula.moved(case, at_start, noise, strength) | frozen)
-        return bool((linear(x, adapted, shifted) - plain).norm() >= EFFECT * plain.norm())
+        return bool((linear(x, adapted, shifted) - unmoved).norm() >= EFFECT * plain.norm())
 
     low, high = 0.0, 2.0**-8
     while not reaches(high) and high < 2.0**20:
@@ -125,6 +128,19 @@ def _perturbed(case: Case, formula: Formula) -> Tensors:
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return formula.moved(case, at_start, noise, high)
+
+
+def _unmoved(case: Case, formula: Formula) -> Tensor:
+    """Where a move is measured from: the base layer's output, or the least moved adapter's where that is `EFFECT` away from it already."""
+    weight, bias, x = base(case)
+    plain = linear(x, weight, bias)
+    if formula.identity(case):
+        return plain
+    at_start = start(case, formula, weight)
+    none = {name: torch.zeros_like(value) for name, value in at_start.items()}
+    least = formula.moved(case, at_start, none, 0.0) | _copied(case, formula, weight)
+    output = linear(x, *formula.adapted(case, weight, bias, least))
+    return output if (output - plain).norm() >= EFFECT * plain.norm() else plain
 
 
 def _copied(case: Case, formula: Formula, weight: Tensor) -> Tensors:
@@ -154,7 +170,7 @@ def _problem(case: Case, formula: Formula) -> Problem:
     parameters = {name: rounded(value, case) for name, value in given.items()}
     frozen = {name: rounded(value, case) for name, value in copied.items()}
     plain = linear(x, weight, bias)
-    contribution = linear(x, *formula.adapted(case, weight, bias, parameters | frozen)) - plain
+    contribution = linear(x, *formula.adapted(case, weight, bias, parameters | frozen)) - _unmoved(case, formula)
     effect = float(contribution.norm() / plain.norm())
     # Random plus a part along the adapter's own contribution: purely random sums cancel and measure nothing (design: tolerances).
     cotangent = normal(case.seed, "cotangent", shape=tuple(plain.shape))

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from conformance import policy, runs
 from conformance.check import check
-from conformance.checks.decomposition import decomposed_in_float32
+from conformance.checks.decomposition import decomposed_in_float32, decomposition
 from conformance.checks.distribution import same_draw
 from conformance.policy import Judgement
 from conformance.trial import Trial
 from conformance.verdict import Verdict
 from refs.case import Case
 from refs.closed_form import ClosedForm
-from refs.formula import Decomposed, Formula, Tensors
+from refs.formula import Decomposed, Exactly, Formula, Tensors
 from refs.problem import Problem, problem
 from refs.subject import Implementation, Trace, run, seed
 from refs.threads import threads
@@ -92,24 +92,28 @@ def accuracy(trial: Trial) -> None:
 @check(needs_reference=True)
 def defaults(trial: Trial) -> None:
     """Built without any option, it has the reference's default rank, scale, start, dropout and dtype; the formula's, where no reference has any."""
-    elsewhere = any(not (reference.other_start or reference.refuses(trial.suite.bare)) for reference in trial.suite.references)
+    bare = trial.suite.bare
+    elsewhere = any(not (reference.other_start or reference.refuses(bare)) for reference in trial.suite.references)
     if trial.other_start or (trial.truth.name == "closed form" and elsewhere):
         trial.not_applicable(trial.other_start or "the defaults are those of an implementation")
         return
     if not trial.subject.has_defaults:
         trial.not_applicable("a bare layer is always told its options")
         return
-    bare = trial.suite.bare
     for case in trial.cases((bare, bare.but(state="init"), bare.but(state="init", dtype="bfloat16")), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         for name in mine.map:
             got, should = (policy.describe(side.read(name)) for side in (mine, theirs))
             trial.expect(got == should, f"type of {name}", case, got, should)
     compare(trial, (bare, bare.but(state="init")), outputs=True, guarded=False)
-    single = bare.but(state="init", dtype="float32")
-    for case in trial.cases((single,), guarded=False):
+    exact = trial.truth.name == "closed form"  # which runs in float64, and draws its own numbers
+    for case in trial.cases((bare.but(state="init", dtype="float64" if exact else "float32"),), guarded=False):
         mine, theirs = (runs.build(side, case, trial.formula) for side in (trial.candidate, trial.truth))
+        if exact:
+            decomposition(trial, case, mine, theirs)
         for name, init in trial.formula.begin(case, problem(case, trial.formula).weight).inits.items():
+            if exact and not isinstance(init, Exactly):
+                continue
             if isinstance(init, Decomposed):
                 decomposed_in_float32(trial, case, name, mine, theirs)
             else:

@@ -171,7 +171,7 @@ STEPS = {  # owner, name, which call of it fails
     "the first hook of calibration": (nn.Module, "register_forward_pre_hook", 1),
     "the second hook of calibration": (nn.Module, "register_forward_pre_hook", 2),
 }
-DECOMPOSES = {"pissa", "lora_xs", "corda"}
+DECOMPOSES = {"pissa", "lora_xs", "corda", "asvd"}
 NOT_TAKEN = {  # by the last word of a step, the methods that do without
     "draw": set(CONFIGS) - set(DRAWN),
     "decomposition": set(CONFIGS) - DECOMPOSES,

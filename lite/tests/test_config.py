@@ -34,6 +34,9 @@ BAD = {
     "whiten": [1, 0, None, "no"],
     "mode": ["", "IPM", "pca", None, True],
     "damp": [0, -0.01, math.inf, math.nan, True, "0.01", None],
+    "scaling_method": ["", "fisher", "ABS_MEAN", None, True],
+    "act_alpha": [0, -0.5, math.inf, math.nan, True, "0.5", None],
+    "residual": [1, 0, None, "no"],
     "HRAConfig.r": [0, -2, 3, 2.0, True, "8", None],
     "apply_gs": [True, 1, 0, None],
     "group_size": [0, -4, 3, 4.0, True, math.inf, None],
@@ -61,6 +64,9 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "whiten": [True],
     "mode": ["kpm"],
     "damp": [1e-30, 3],
+    "scaling_method": ["abs_max"],
+    "act_alpha": [1e-3, 1],
+    "residual": [False],
     "HRAConfig.r": [2, 4096],
     "apply_gs": [],  # one value is allowed
     "group_size": [4096, 2],
@@ -124,6 +130,7 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(make, name, given):
         (lite.LoRAXSConfig, "alpha"),
         (lite.EVAConfig, "rho"),
         (lite.CorDAConfig, "damp"),
+        (lite.ASVDConfig, "act_alpha"),
     ],
 )
 def test_an_integer_beyond_every_float_is_refused_as_a_value(make, name, value):

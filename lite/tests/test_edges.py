@@ -25,6 +25,7 @@ MOST = {  # the largest rank; others take any
     lite.PiSSAConfig: min,
     lite.OLoRAConfig: min,
     lite.CorDAConfig: min,
+    lite.ASVDConfig: min,
     lite.LoRAXSConfig: min,
     lite.EVAConfig: lambda d_in, d_out: d_in,
     lite.AntiPaSTOConfig: min,

@@ -50,6 +50,7 @@ CONFIGS = {
     "lora_xs": Make(lite.LoRAXSConfig),
     "eva": Make(lite.EVAConfig),
     "corda": Make(lite.CorDAConfig),
+    "asvd": Make(lite.ASVDConfig),
     "ia3": Make(lite.IA3Config),
     "ia3_ff": Make(lite.IA3FFConfig),
     "hra": Make(lite.HRAConfig),
@@ -68,12 +69,12 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
 }
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
 EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", "antipasto")  # start as the model bit for bit
-RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
-FROM_DATA = ("eva", "corda")
+RESIDUAL = ("pissa", "olora", "corda", "asvd")  # replace the weight
+FROM_DATA = ("eva", "corda", "asvd")
 MAYBE_FROM_DATA = ("antipasto",)
 STEERED = ("antipasto",)
 IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
-SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda")  # by alpha/r or alpha/√r
+SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda", "asvd")  # by alpha/r or alpha/√r
 DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)
 
 

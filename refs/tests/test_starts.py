@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from refs import corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
+from refs import asvd, corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
 from refs.calibration import batches, calls
 from refs.case import Case
 from refs.problem import problem, start
 
 CASE = Case(d_in=12, d_out=8, rank=3, alpha=7.5, weight="decay")
 FORMULAS = {"pissa": pissa, "olora": olora, "lora_xs": lora_xs, "corda": corda, "eva": eva, "hra": hra, "road": road}
-FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff}
+FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff, "asvd": asvd}
 
 
 def at(variant, case):
@@ -114,6 +114,34 @@ def test_corda_splits_the_weight_along_its_input(mode, kind):
     near(adapted, begin["residual"] + 2.5 * p["lora_B"] @ p["lora_A"])
 
 
+@pytest.mark.parametrize("method", ["abs_mean", "abs_max"])
+@pytest.mark.parametrize("kind", ["one", "several", "padded"])
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_asvd_splits_the_weight_by_the_sizes_of_its_inputs(method, kind, power):
+    options = {"scaling_method": method, "act_alpha": power}
+    W, _, begin, p, adapted, _ = at("asvd", CASE.but(data=kind, options=options))
+    tokens = [abs(x.numpy()) for x in calls(batches(CASE.but(data=kind)), labels=False)["layer"]]
+    sizes = sum(x.sum(axis=0) / len(x) for x in tokens) if method == "abs_mean" else np.concatenate(tokens).max(axis=0)
+    scaled = W * (sizes**power + 1e-6)
+    values, vectors = np.linalg.eigh(scaled @ scaled.T)
+    order = np.argsort(values)[::-1][:3]
+    U, S = vectors[:, order], values[order] ** 0.5
+    part = U @ U.T @ W  # U_r S_r V_rᵀ diag(c)⁻¹ = U_r U_rᵀ W
+    near(2.5 * begin["lora_B"] @ begin["lora_A"], part, 1e-10)
+    near(begin["lora_B"].T @ begin["lora_B"], np.diag(S) / 2.5, 1e-10)  # one half of S on each side
+    near(begin["residual"], W - part, 1e-10)
+    near(adapted, begin["residual"] + 2.5 * p["lora_B"] @ p["lora_A"])
+
+
+def test_asvd_without_residual_leaves_its_part_alone():
+    case = CASE.but(data="one", options={"residual": False})
+    kept = at("asvd", case.but(options={"residual": True}))[2]
+    _, _, begin, p, adapted, _ = at("asvd", case)
+    assert not begin["residual"].any()
+    assert all((begin[name] == kept[name]).all() for name in ("lora_A", "lora_B"))
+    near(adapted, 2.5 * p["lora_B"] @ p["lora_A"])
+
+
 @pytest.mark.parametrize("variant", ["road_1", "road_2", "road_4"])
 def test_road_turns_pairs_of_outputs(variant):
     case = CASE.but(rank=None, alpha=None, options={"road_variant": variant, "group_size": 4})
@@ -163,7 +191,7 @@ def test_ia3_scales_outputs_or_inputs():
 
 @pytest.mark.parametrize("variant", FORMULAS)
 def test_the_numbers_given_at_the_start_give_the_weight_back(variant):
-    changes = {"state": "init", "data": "one" if variant in ("eva", "corda") else "", "rank": 4}
+    changes = {"state": "init", "data": "one" if variant in ("eva", "corda", "asvd") else "", "rank": 4}
     changes |= {"rank": None, "alpha": None, "options": {"group_size": 4}} if variant == "road" else {}
     changes |= {"alpha": None} if variant == "hra" else {}
     W, _, _, _, adapted, _ = at(variant, CASE.but(**changes))
