@@ -50,6 +50,9 @@ def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
     match config:
         case lite.AntiPaSTOConfig():
             return (t["lora_S"] * gain(config, t["lora_g"])).diag()
+        case lite.AntiPaSTODPLRConfig():
+            product = sum(torch.outer(b, a) for a, b in zip(t["lora_A"], t["lora_B"].T, strict=True))
+            return (t["lora_S"] * gain(config, t["lora_g"])).diag() + config.coeff * product
     raise NotImplementedError(type(config).__name__)
 
 
