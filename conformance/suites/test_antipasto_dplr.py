@@ -1,6 +1,7 @@
 """AntiPaSTO's diagonal-plus-low-rank core against lora-lite as it was recorded, and the formula."""
 
 from functools import partial
+from typing import Any
 
 from conformance.parametrize import parametrized
 from conformance.suite import Suite, grid
@@ -10,7 +11,7 @@ from refs import antipasto_dplr
 
 fit = partial(part_of_rank, "lora_rank", default=antipasto_dplr.DEFAULT_LORA_RANK)
 
-OPTIONS = [{"coeff": -1.0}, {"coeff": 0.5}, {"suppress_only": True}, {"suppress_only": True, "coeff": -0.5}]
+OPTIONS: list[dict[str, Any]] = [{"coeff": -1.0}, {"coeff": 0.5}, {"suppress_only": True}, {"suppress_only": True, "coeff": -0.5}]
 CASES = tuple(map(fit, grid(alpha=False, weight="decay", options=OPTIONS, wide=False)))
 RECORDED = recorded(
     "antipasto_dplr",

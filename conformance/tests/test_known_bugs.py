@@ -61,6 +61,7 @@ REPORTED = {
     "road-pairing": {"forward"},
     "gain-exp": {"forward"},
     "gain-suppress-kink": {"gradients"},
+    "dplr-transposed": {"forward"},
     "dtype-cast-y": {"accuracy"},
     "f32-base-bf16-adapter": {"identity", "defaults"},
     "calib-cropped-model": {"calibration"},
