@@ -64,8 +64,8 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
 
 
 def kink(case: Case, perturbed: Tensors) -> Tensors:
-    """Every other gain at one, where its two branches meet."""
-    moves = torch.arange(len(perturbed["lora_g"])) % 4 < 2
+    """Every other gain at one, where its two branches meet: of those that `moved` turned down and up, the latter."""
+    moves = torch.arange(len(perturbed["lora_g"])) % 2 == 0
     return perturbed | {"lora_g": torch.where(moves, perturbed["lora_g"], 0.0)}
 
 

@@ -82,10 +82,24 @@ def _under(bug: Bug, *variants: str) -> tuple[Bug, ...]:
 
 
 BUGS = (
-    *_under(ONE_TOKEN, "antipasto", "antipasto_dplr", "corda", "delora", "dora", "eva", "ia3", "lora_xs", "olora", "pissa", "road"),
+    *_under(
+        ONE_TOKEN,
+        "antipasto",
+        "antipasto_arrow",
+        "antipasto_dplr",
+        "corda",
+        "delora",
+        "dora",
+        "eva",
+        "ia3",
+        "lora_xs",
+        "olora",
+        "pissa",
+        "road",
+    ),
     *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
-    *_under(LAST_LAYER_STAYS, "antipasto", "antipasto_dplr", "eva", "ia3", "ia3_ff", "road"),
-    *_under(GRADIENTS_STAY_OFF, "antipasto", "antipasto_dplr", "ia3", "ia3_ff", "road"),
-    *_under(FILE_ROUNDED, "antipasto", "antipasto_dplr", "eva", "hra", "ia3", "olora", "road"),
-    *_under(EXTRA_TENSOR, "antipasto", "antipasto_dplr", "eva", "ia3", "ia3_ff"),
+    *_under(LAST_LAYER_STAYS, "antipasto", "antipasto_arrow", "antipasto_dplr", "eva", "ia3", "ia3_ff", "road"),
+    *_under(GRADIENTS_STAY_OFF, "antipasto", "antipasto_arrow", "antipasto_dplr", "ia3", "ia3_ff", "road"),
+    *_under(FILE_ROUNDED, "antipasto", "antipasto_arrow", "antipasto_dplr", "eva", "hra", "ia3", "olora", "road"),
+    *_under(EXTRA_TENSOR, "antipasto", "antipasto_arrow", "antipasto_dplr", "eva", "ia3", "ia3_ff"),
 )

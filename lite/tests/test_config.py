@@ -42,6 +42,7 @@ BAD = {
     "suppress_only": [1, 0, None, "yes"],
     "act_pool": ["", "RMS", "mean", None, True],
     "lora_rank": [0, -1, 2.5, True, "8", None, math.inf],
+    "block": [0, -1, 2.5, True, "8", None, math.inf],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -74,6 +75,8 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "act_pool": ["mean_abs"],
     "lora_rank": [16, 1],
     "AntiPaSTODPLRConfig.r": [8, 4096],
+    "block": [15, 1],
+    "AntiPaSTOArrowConfig.r": [9, 4096],
 }
 CLASSES = [make.config for make in CONFIGS.values()]
 ALL = [(make, field) for make in CLASSES for field in dataclasses.fields(make)]

@@ -29,6 +29,7 @@ MOST = {  # the largest rank; others take any
     lite.EVAConfig: lambda d_in, d_out: d_in,
     lite.AntiPaSTOConfig: min,
     lite.AntiPaSTODPLRConfig: min,
+    lite.AntiPaSTOArrowConfig: min,
 }
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 

@@ -23,6 +23,7 @@ BY = {
     "hra": (CONFIGS["hra"], ["lora_U"]),
     "antipasto": (CONFIGS["antipasto"], ["lora_g"]),
     "antipasto_dplr": (partial(CONFIGS["antipasto_dplr"], coeff=-0.7), ["lora_g", "lora_A", "lora_B"]),
+    "antipasto_arrow": (partial(CONFIGS["antipasto_arrow"], coeff=-0.7), ["lora_M", "lora_g"]),
     "road_1": (CONFIGS["road"], ["lora_theta", "lora_alpha"]),
     "road_2": (partial(CONFIGS["road"], road_variant="road_2"), ["lora_theta", "lora_alpha"]),
     "road_4": (partial(CONFIGS["road"], road_variant="road_4", group_size=2), ["lora_theta", "lora_alpha"]),

@@ -58,6 +58,7 @@ CONFIGS = {
     "road": Make(lite.RoadConfig, {"group_size": 4}),
     "antipasto": Make(lite.AntiPaSTOConfig),
     "antipasto_dplr": Make(lite.AntiPaSTODPLRConfig, {"lora_rank": 2}),
+    "antipasto_arrow": Make(lite.AntiPaSTOArrowConfig, {"block": 1}),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -69,8 +70,13 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "road": ("lora_theta", "lora_alpha"),
     "antipasto": ("lora_g",),
     "antipasto_dplr": ("lora_g", "lora_A", "lora_B"),
+    "antipasto_arrow": ("lora_M", "lora_g"),
 }
-SELECTING = ("antipasto", "antipasto_dplr")  # act in the weight's singular basis, of which data may choose a part
+SELECTING = (
+    "antipasto",
+    "antipasto_dplr",
+    "antipasto_arrow",
+)  # act in the weight's singular basis, of which data may choose a part
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
 EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", *SELECTING)  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
