@@ -13,7 +13,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='t["lora_M"])',
         new='t["lora_M"].T)',
-        red=frozenset(),
+        red=frozenset({"defaults", "forward", "gradients", "steering"}),
         message="output",
     ),
     Bug(
@@ -30,7 +30,7 @@ BUGS = (
         new="""F.linear(config.coeff * h[..., -config.block :], t["lora_M"])
     scaled = h[..., : -config.block] * antipasto.change(config, t["lora_g"])
     return y + F.linear(torch.cat([scaled, mixed], dim=-1), t["lora_U"])""",
-        red=frozenset(),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "steering"}),
         message="output",
     ),
     Bug(
@@ -43,7 +43,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="[mixed, scaled]",
         new="[scaled, mixed]",
-        red=frozenset(),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "steering"}),
         message="output",
     ),
     Bug(
@@ -56,7 +56,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="config.coeff * h[..., : config.block]",
         new='config.coeff * (h / t["lora_S"])[..., : config.block]',
-        red=frozenset(),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "steering"}),
         message="output",
     ),
     Bug(
@@ -69,7 +69,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="config.coeff * h",
         new="h",
-        red=frozenset(),
+        red=frozenset({"calibration", "forward", "gradients", "steering"}),
         message="output at coefficient 0",
     ),
     Bug(
@@ -82,7 +82,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='F.linear(config.coeff * h[..., : config.block], t["lora_M"])',
         new='F.linear(config.coeff * h[..., : config.block], t["lora_M"]) + (config.coeff - 1) * h[..., : config.block]',
-        red=frozenset(),
+        red=frozenset({"calibration", "forward", "gradients", "identity", "steering"}),
         message="output at coefficient 0",
     ),
     Bug(
@@ -95,7 +95,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='antipasto.change(config, t["lora_g"])',
         new='(1 + antipasto.change(config, t["lora_g"]))',
-        red=frozenset(),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "identity", "steering"}),
         message="output",
     ),
     Bug(
@@ -108,7 +108,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='antipasto.change(config, t["lora_g"])',
         new='config.coeff * (t["lora_g"].clamp(max=0) if config.suppress_only else t["lora_g"])',
-        red=frozenset(),
+        red=frozenset({"calibration", "defaults", "forward", "gradients", "steering"}),
         message="gains are positive, and at most 1 + |g|",
     ),
     Bug(
@@ -121,7 +121,7 @@ BUGS = (
         where="lite.variants.antipasto:change",
         old="g.clamp(max=0)",
         new="g",
-        red=frozenset(),
+        red=frozenset({"forward", "gradients", "steering"}),
         message="output",
     ),
     Bug(
@@ -134,7 +134,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="| basis(config, layer, seen)",
         new='| {"lora_M": torch.eye(config.block)} | basis(config, layer, seen)',
-        red=frozenset(),
+        red=frozenset({"identity", "init"}),
         message="lora_M",
     ),
     Bug(
@@ -147,7 +147,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="torch.zeros(shape)",
         new="torch.rand(shape, generator=(own := torch.Generator(), own.seed())[0]) / 1000",
-        red=frozenset(),
+        red=frozenset({"calibration", "dead parameters", "identity", "init", "seed parity"}),
         message="the seed decides the init",
     ),
     Bug(
@@ -160,7 +160,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='t["lora_M"])',
         new='t["lora_M"].detach())',
-        red=frozenset(),
+        red=frozenset({"dead parameters", "gradients", "steering"}),
         message="without gradient: lora_M",
     ),
     Bug(
@@ -173,7 +173,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old='"lora_g": (config.r - config.block,)',
         new='"lora_g": (config.r,)',
-        red=frozenset(),
+        red=frozenset({"mapping"}),
         message="lora_g",
     ),
     Bug(
@@ -189,7 +189,7 @@ BUGS = (
         new="""        super().__post_init__()
         object.__setattr__(self, "block", min(8, self.r - 1))
 """,
-        red=frozenset(),
+        red=frozenset({"mapping"}),
         message="lora_M",
     ),
     Bug(
@@ -202,7 +202,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="if self.block >= self.r:",
         new="if False:",
-        red=frozenset(),
+        red=frozenset({"bad input"}),
         message="a block without room for a gain",
     ),
     Bug(
@@ -215,7 +215,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="block: int = option(8,",
         new="block: int = option(4,",
-        red=frozenset(),
+        red=frozenset({"defaults"}),
         message="lora_M",
     ),
     Bug(
@@ -228,7 +228,7 @@ BUGS = (
         where="lite.basis:Excited.strongest",
         old=".sort().values",
         new="",
-        red=frozenset(),
+        red=frozenset({"calibration", "forward", "gradients", "init"}),
         message="lora_Vh",
     ),
     Bug(
@@ -241,7 +241,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="basis(config, layer, seen)",
         new="basis(config, layer)",
-        red=frozenset(),
+        red=frozenset({"calibration", "forward", "gradients", "init"}),
         message="lora_Vh",
     ),
 )
