@@ -9,9 +9,10 @@ from refs.case import Case
 SEED = 11  # data with which the largest components, those by rms and those by mean_abs are three different sets
 
 
-def selected(case: Case) -> tuple[Case, ...]:
-    """Components chosen by data, pooled in both ways."""
-    return tuple(case.but(data="padded", seed=SEED, options=options) for options in ({}, {"act_pool": "mean_abs"}))
+def selected(case: Case, **together: Any) -> tuple[Case, ...]:
+    """Components chosen by data, pooled in both ways, and once beside other options."""
+    pools: tuple[dict[str, Any], ...] = ({}, {"act_pool": "mean_abs"}, {"act_pool": "mean_abs"} | together)
+    return tuple(case.but(data="padded", seed=SEED, options=options) for options in pools)
 
 
 def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Case, ...]:

@@ -19,7 +19,7 @@ SUITE = Suite(
     formula=antipasto.FORMULA,
     references=(antipasto.RECORDED,),
     candidate=LiteLayer("antipasto", antipasto.FORMULA, small={"r": 4}),
-    cases=(*CASES, *selected(CASES[0]), *RECORDED),
+    cases=(*CASES, *selected(CASES[0], suppress_only=True, coeff=-0.5), *RECORDED),
     dropout=False,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),

@@ -21,7 +21,7 @@ SUITE = Suite(
     formula=antipasto_arrow.FORMULA,
     references=(antipasto_arrow.RECORDED,),
     candidate=LiteLayer("antipasto_arrow", antipasto_arrow.FORMULA, small={"r": 4, "block": 3}),
-    cases=(*CASES, *selected(CASES[0]), *RECORDED),
+    cases=(*CASES, *selected(CASES[0], suppress_only=True, coeff=-0.5), *RECORDED),
     dropout=False,
     fit=fit,
     refused=(

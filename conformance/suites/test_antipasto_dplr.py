@@ -23,7 +23,7 @@ SUITE = Suite(
     formula=antipasto_dplr.FORMULA,
     references=(antipasto_dplr.RECORDED,),
     candidate=LiteLayer("antipasto_dplr", antipasto_dplr.FORMULA, small={"r": 4, "lora_rank": 3}),
-    cases=(*CASES, *selected(CASES[0]), *RECORDED),
+    cases=(*CASES, *selected(CASES[0], suppress_only=True, coeff=-0.5), *RECORDED),
     dropout=False,
     fit=fit,
     refused=(

@@ -21,6 +21,9 @@ TRUNCATED = (
 )
 CASES = (GRID[0], CLIFF, *GRID[1:], *TRUNCATED)  # data of every kind is tried on the first two
 
+ALL = {"rslora": True, "lora_bias": True, "scaling_method": "abs_max", "act_alpha": 1.0}
+TOGETHER = (GRID[0].but(options=ALL), GRID[0].but(options=ALL | {"residual": False}))
+
 RANDOMISED = "the author's decomposition is randomised, with two power iterations and no oversampling: the part that it finds depends on the seed"
 DIVERGENCES = (
     *(
@@ -57,7 +60,7 @@ SUITE = Suite(
         AuthorLayer("corda_act_aware", asvd.FORMULA, CASES, name="author residual"),
     ),
     candidate=LiteLayer("asvd", asvd.FORMULA, small={"r": 4}),
-    cases=CASES,
+    cases=(*CASES, *TOGETHER),
     dropout=True,
     fit=within_rank,
     bare=BARE.but(data="one"),

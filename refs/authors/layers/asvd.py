@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from refs import lora
-from refs.authors.built import Built
+from refs.authors.built import Built, has_no
 from refs.authors.code import Code
 from refs.calibration import model_inputs, pair
 from refs.case import Case
@@ -39,8 +39,7 @@ def unfit(case: Case, who: str) -> str | None:
         return f"{who} fails on batches of several sequences and has no padding mask"
     if case.weight.startswith("minilm:"):
         return "what is left of a pretrained layer would make a trace larger than all others together"
-    absent = [f"{name}={value!r}" for name, value in case.options if name not in OPTIONS]
-    return f"{who} has no {', '.join(absent)}" if absent else None
+    return has_no(case, f"{who} has", known=OPTIONS)
 
 
 def calibrated(code: Code, file: str, case: Case, numbers: Problem) -> nn.Module:
