@@ -52,6 +52,7 @@ class InputSizes:
     """s_j of the header, in float64: d_in numbers."""
 
     uses_label_mask = False
+    of_input_alone = True
 
     def __init__(self, config: ASVDConfig, layer: Layer) -> None:
         self.method = config.scaling_method
