@@ -60,12 +60,14 @@ def case_for(suite: Suite) -> Case:
 
 
 def void(found: Sequence[Floor]) -> list[str]:
-    """The goals that no reference meets, and the faults that none sees at all: a run that cannot see such an error says nothing."""
+    """The goals that no reference meets, and the faults that none sees at all: a run that cannot see such an error, or tried none, says nothing."""
     best: dict[tuple[str, str], Floor] = {}
     for floor in found:
         key = (floor.tensor, floor.kind)
         if floor.dtype == "float64" and (key not in best or _size(floor) < _size(best[key])):
             best[key] = floor
+    if not best:
+        return ["floor in float64 is missing: nothing was measured"]
     return [
         f"{floor.kind} of {floor.tensor} is {'not seen' if floor.size is None else f'seen from {floor.text} on'}, should be"
         + (f" from {floor.goal:g} on" if floor.goal is not None else "")

@@ -45,9 +45,13 @@ def _kappa(case: Case, formula: Formula) -> dict[str, float]:
 
 
 def kappa(case: Case, formula: Formula) -> dict[str, float]:
-    """κ of every tensor of the trace. It belongs to the numbers and the function, not to how a case is run."""
-    coarse = "float32" if case.dtype == "float64" else case.dtype
-    return _kappa(case.numbers.but(dtype=coarse), formula)
+    """κ of every tensor of the trace. It belongs to the numbers and the function, not to how a case is run.
+
+    float64 shares float32's, which are nearly the same numbers; not at init, where rounding decides whether the cotangent has a part
+    along it.
+    """
+    shared = case.dtype == "float64" and case.state != "init"
+    return _kappa(case.numbers.but(dtype="float32" if shared else case.dtype), formula)
 
 
 @functools.lru_cache(maxsize=1024)

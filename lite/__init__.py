@@ -9,6 +9,8 @@ from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
 from lite.variants.antipasto import AntiPaSTOConfig
+from lite.variants.antipasto_arrow import AntiPaSTOArrowConfig
+from lite.variants.antipasto_dplr import AntiPaSTODPLRConfig
 from lite.variants.asvd import ASVDConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
@@ -26,7 +28,9 @@ from lite.variants.road import RoadConfig
 __all__ = [
     "VARIANTS",
     "ASVDConfig",
+    "AntiPaSTOArrowConfig",
     "AntiPaSTOConfig",
+    "AntiPaSTODPLRConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",

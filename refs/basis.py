@@ -16,6 +16,7 @@ from refs.formula import Formula, Promise, Tensors
 
 DEFAULT_RANK = 16
 MOST = 4.0  # a gain of e⁻⁴ moves its component as far as a gain can, and still has a gradient
+FAR = 3.0  # e⁻³ beside 1 − 3
 Core = Callable[[Case, Mapping[str, Tensor]], Tensor]
 
 
@@ -63,8 +64,8 @@ def moved(case: Case, start: Tensors, noise: Tensors, strength: float) -> Tensor
 
 
 def kink(case: Case, perturbed: Tensors) -> Tensors:
-    """Every other gain at one, where its two branches meet."""
-    moves = torch.arange(len(perturbed["lora_g"])) % 4 < 2
+    """Every other gain at one, where its two branches meet: of those that `moved` turned down and up, the latter."""
+    moves = torch.arange(len(perturbed["lora_g"])) % 2 == 0
     return perturbed | {"lora_g": torch.where(moves, perturbed["lora_g"], 0.0)}
 
 
@@ -75,7 +76,13 @@ def _bounded(cores: Sequence[Tensor], tensors: Tensors) -> tuple[float, float]:
     return float(torch.maximum(-gains, gains - most).max().clamp(min=0)), float(tensors["lora_S"].max() / tensors["lora_S"].min())
 
 
-GAINS = Promise(what="gains are positive, and at most 1 + |g|", coefficients=(-1.0, -0.25, 0.0, 0.5, 1.0), broken=_bounded)
+def _far(parameters: Tensors) -> Tensors:
+    """Gains so far from one that a factor 1 + z would be below zero."""
+    g = parameters["lora_g"]
+    return parameters | {"lora_g": FAR * g / g.abs().max()}
+
+
+GAINS = Promise(what="gains are positive, and at most 1 + |g|", coefficients=(-1.0, -0.25, 0.0, 0.5, 1.0), at=_far, broken=_bounded)
 
 
 def formula(core: Core, **more: Any) -> Formula:

@@ -1,7 +1,8 @@
 """The reference `closed form`: a variant's formula, built and run like any other layer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +10,15 @@ from torch.nn.functional import dropout, linear
 
 from refs.calibration import calls
 from refs.case import Case
-from refs.formula import RESIDUAL, Formula, Tensors
+from refs.formula import RESIDUAL, Decomposed, Formula, Tensors
 from refs.gauge import signs, turned
 from refs.maps import Entry
 from refs.numbers import signs as signs_of
 from refs.problem import Problem, start
 from refs.subject import Subject, run_at
+
+Jitter = Callable[[str, Tensor], Tensor]  # name and tensor → by how many roundings each number moves
+FEW = 8  # numbers in a tensor, of which each is jittered alone, too
 
 
 class Dense(nn.Module):
@@ -79,27 +83,39 @@ class ClosedForm:
 
 def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
     """κ of every tensor of the trace: its largest relative change, in units of u32, when every input, weight and
-    parameter is jittered by one float32 rounding; at least 1 (design: tolerances).
+    parameter is jittered by one float32 rounding, and of small ones each number alone; at least 1 (design: tolerances).
     """
     exact = case.but(dtype="float64", mode="train", adapter_dtype=None, options={"dropout": 0.0})
 
-    def trace(at: Problem) -> dict[str, Tensor]:
-        given = at.frozen or formula.begin(exact, at.weight).frozen
+    def trace(jitter: Jitter) -> dict[str, Tensor]:
+        at = _jittered(problem, jitter)
+        given = at.frozen or _own_frozen(exact, at.weight, formula, jitter)
         return run_at(ClosedForm(formula).at(exact, at, at.parameters, given), exact, at, formula)
 
-    return _largest_changes(trace(problem), (trace(_jittered(case, problem, draw)) for draw in range(draws)))
+    return _largest_changes(trace(_unmoved), map(trace, _jitters(case, problem, draws)))
+
+
+def _own_frozen(case: Case, weight: Tensor, formula: Formula, jitter: Jitter) -> Tensors:
+    """A subject's own. The start is rounded before the residual is formed of it: where this takes all of W, rounding is all that is left."""
+    begin = formula.begin(case, weight)
+    if not formula.residual:
+        return begin.frozen
+    start = {name: init.value for name, init in begin.inits.items() if isinstance(init, Decomposed)}
+    moved = {name: _moved(jitter, f"start {name}", value) for name, value in start.items()}
+    return begin.frozen | {RESIDUAL: formula.residual(case, weight, moved)}
 
 
 def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
     """κ of everything that a method takes from a decomposition of the weight, or from data, where it starts."""
 
-    def started(at: Problem) -> dict[str, Tensor]:
+    def started(jitter: Jitter) -> dict[str, Tensor]:
+        at = _jittered(problem, jitter)
         data = calls(at.data, labels=formula.label_mask)
         return aligned(formula, formula.begin(case, at.weight, data).decomposed, reference)
 
     reference = formula.begin(case, problem.weight).decomposed
     plain = aligned(formula, reference, reference)
-    return _largest_changes(plain, (started(_jittered(case, problem, draw)) for draw in range(draws)))
+    return _largest_changes(plain, map(started, _jitters(case, problem, draws)))
 
 
 def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
@@ -116,19 +132,51 @@ def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
     return own | spectra
 
 
-def _jittered(case: Case, problem: Problem, draw: int) -> Problem:
-    def jittered(name: str, tensor: Tensor) -> Tensor:
-        return tensor * (1 + 2.0**-24 * signs_of(case.seed, "jitter", draw, name, shape=tuple(tensor.shape)))
+def _jitters(case: Case, problem: Problem, draws: int) -> Iterator[Jitter]:
+    """Random roundings everywhere, and one rounding in one place.
 
+    In a sum of few terms that cancel, random roundings may cancel, too: of two in every draw, once in 2^draws problems.
+    """
+    for draw in range(draws):
+        yield partial(_everywhere, case, draw)
+    few = {"x": problem.x, "weight": problem.weight, **problem.parameters, **problem.frozen}
+    for name, tensor in few.items():
+        for place in range(tensor.numel() if tensor.numel() <= FEW else 0):
+            yield partial(_in_one_place, name, place)
+
+
+def _everywhere(case: Case, draw: int, name: str, tensor: Tensor) -> Tensor:
+    return signs_of(case.seed, "jitter", draw, name, shape=tuple(tensor.shape))
+
+
+def _in_one_place(where: str, place: int, name: str, tensor: Tensor) -> Tensor:
+    places = torch.zeros(tensor.numel(), dtype=tensor.dtype)
+    if name == where:
+        places[place] = 1
+    return places.reshape(tensor.shape)
+
+
+def _unmoved(name: str, tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor)
+
+
+def _moved(jitter: Jitter, name: str, tensor: Tensor) -> Tensor:
+    """By as many float32 roundings as the jitter says."""
+    return tensor * (1 + 2.0**-24 * jitter(name, tensor))
+
+
+def _jittered(problem: Problem, jitter: Jitter) -> Problem:
+    """Every tensor moved."""
+    moved = partial(_moved, jitter)
     return replace(
         problem,
-        x=jittered("x", problem.x),
-        weight=jittered("weight", problem.weight),
-        bias=None if problem.bias is None else jittered("bias", problem.bias),
-        parameters={name: jittered(name, value) for name, value in problem.parameters.items()},
-        frozen={name: jittered(name, value) for name, value in problem.frozen.items()},
+        x=moved("x", problem.x),
+        weight=moved("weight", problem.weight),
+        bias=None if problem.bias is None else moved("bias", problem.bias),
+        parameters={name: moved(name, value) for name, value in problem.parameters.items()},
+        frozen={name: moved(name, value) for name, value in problem.frozen.items()},
         data=tuple(
-            replace(batch, layer=jittered(f"data {n}", batch.layer), beside=jittered(f"beside {n}", batch.beside))
+            replace(batch, layer=moved(f"data {n}", batch.layer), beside=moved(f"beside {n}", batch.beside))
             for n, batch in enumerate(problem.data)
         ),
     )

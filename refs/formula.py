@@ -100,7 +100,8 @@ class Formula:
     residual: (case, W, start) → what is left of W, for methods that take a part out; it is frozen, under the name `residual`.
     copied: whether all implementations are given the same frozen tensors, because a decomposition determines them only up to
         signs and, in clusters, rotations. Their own are compared where they start, and in the state "own".
-    gauge: which axes of which tensors run over the components whose signs are free; the first names the tensor signs are told by.
+    gauge: which axes of which tensors run over the components whose signs are free, or over the first of them; the first names the
+        tensor signs are told by.
     right: the factor of a decomposition on the input's side, one component a row.
     adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so; the parameters
         include the frozen tensors if these are copied.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-Gauge = Mapping[str, Sequence[int]]  # tensor → its axes that run over the components
+Gauge = Mapping[str, Sequence[int]]  # tensor → its axes that run over the components, or over the first of them
 
 
 def signs(gauge: Gauge, own: Tensor, reference: Tensor) -> Tensor:
@@ -20,5 +20,5 @@ def turned(gauge: Gauge, name: str, value: Tensor, sign: Tensor) -> Tensor:
     for axis in gauge.get(name, ()):
         shape = [1] * value.ndim
         shape[axis] = -1
-        value = value * sign.to(value.dtype).reshape(shape)
+        value = value * sign[: value.shape[axis]].to(value.dtype).reshape(shape)
     return value

@@ -25,7 +25,7 @@ from refs.closed_form import aligned
 from refs.formula import RESIDUAL, Beginning
 from refs.numbers import normal
 from refs.problem import problem
-from refs.subject import Subject
+from refs.subject import Subject, seed
 from refs.threads import one_thread
 
 Inputs = dict[str, list[Tensor]]
@@ -49,10 +49,10 @@ def calibration(trial: Trial) -> None:
     if trial.subject.lifecycle is None:
         trial.not_applicable(NO_RUNTIME)
         return
-    for given in options:
-        _in_a_model(trial, trial.subject.lifecycle, _stacked(trial, given))
+    for case in dict.fromkeys(_stacked(trial, given) for given in options):
+        _in_a_model(trial, trial.subject.lifecycle, case)
     few = _stacked(trial, options[0])
-    _in_a_model(trial, trial.subject.lifecycle, few.but(rank=1))  # a budget that does not reach every layer
+    _in_a_model(trial, trial.subject.lifecycle, trial.suite.fit(few.but(rank=1)))  # a budget that does not reach every layer
     _masked_tokens(trial, trial.subject.lifecycle, few)
     _too_little(trial, trial.subject.lifecycle, few)
 
@@ -64,7 +64,7 @@ def _takes_data(trial: Trial, options: Options) -> bool:
 def _stacked(trial: Trial, options: Options) -> Case:
     """What is asked of the layers of a `Stacked`: of what it asks for, the method's own."""
     case = stacked_case(options)
-    return case if trial.suite.cases[0].alpha is not None else case.but(alpha=None)
+    return trial.suite.fit(case if trial.suite.cases[0].alpha is not None else case.but(alpha=None))
 
 
 def _angle(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> None:
@@ -144,6 +144,7 @@ def _masked_tokens(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
     states = []
     for garbage in (0.0, 1e3):
         model = Stacked()
+        seed(case)
         lifecycle.attach(model, _request(case), data=stacked_batches(garbage, labels=trial.formula.label_mask))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
     changed = changes(*states)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from conformance import policy, runs
@@ -17,7 +18,8 @@ from refs.case import Case
 from refs.closed_form import ClosedForm
 from refs.formula import Decomposed, Exactly, Formula, Tensors
 from refs.problem import Problem, problem
-from refs.subject import Implementation, Trace, run
+from refs.subject import Implementation, Trace, run, seed
+from refs.threads import threads
 
 DROPOUTS = (0.3, 0.6)  # in turn: one alone could be a constant
 NUDGE = 1 + 2.0**-40  # far below float32, far above float64
@@ -50,13 +52,30 @@ def gradients(trial: Trial) -> None:
 
 @check(needs_reference=True)
 def dropout(trial: Trial) -> None:
-    """With dropout and the same seed, outputs and gradients are the reference's in train mode; eval mode drops nothing."""
+    """With dropout and the same seed, outputs and gradients are the reference's in train mode, outputs also where no gradient is asked for; eval mode drops nothing."""
     if not trial.suite.dropout:
         trial.not_applicable("the method has no dropout")
         return
     dropped = [case.but(options={"dropout": p}) for case, p in zip(trial.suite.cases, itertools.cycle(DROPOUTS), strict=False)]
     compare(trial, (case.but(mode=mode) for case in dropped for mode in ("train", "eval")), outputs=True)
     compare(trial, dropped, outputs=False)
+    for case in trial.cases(dropped if trial.truth.name == "closed form" else ()):
+        _without_gradients(trial, case)
+
+
+def _without_gradients(trial: Trial, case: Case) -> None:
+    """In train mode the same is dropped where no gradient is asked for, of the input or of anything."""
+    numbers = problem(case, trial.formula)
+    subject = runs.build(trial.candidate, case, trial.formula)
+    subject.write(numbers.parameters | numbers.frozen)
+    subject.module.train()
+    with torch.no_grad(), threads(case.threads):
+        seed(case)
+        output = subject.call(numbers.x.to(case.device, case.torch_dtype, copy=True))
+    kappa = runs.kappa(case, trial.formula)["output"]
+    n = trial.formula.steps(case) + max(case.d_in, case.d_out, output.numel() // case.d_out)
+    with_gradients = runs.at_values(trial.candidate, case, trial.formula)["output"]
+    trial.judge("output without gradients", case, policy.same_function(output, with_gradients, n=n, kappa=kappa))
 
 
 @check(needs_reference=True)

@@ -61,8 +61,9 @@ class _FoundError(Exception):
 
 @st.composite
 def cases(draw: Callable[[st.SearchStrategy[Any]], Any], suite: Suite, space: Space) -> Case:
-    """A case like one of the suite's: its kind of layer and options, but any other shape, rank, spectrum, scale, state and mode."""
-    like = draw(st.sampled_from([case for case in suite.cases if not case.is_given]))
+    """A case like one of the suite's: its kind of layer, its options and those of another one, but any other shape, rank, spectrum, scale, state and mode."""
+    small = st.sampled_from(suite.small.cases)
+    like = draw(small)
     d_in, d_out = draw(space.size), draw(space.size)
     scale = st.sampled_from(space.scales)
     made = like.but(
@@ -77,6 +78,7 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any], suite: Suite, space: Sp
         state=draw(st.sampled_from(["init", "perturbed", *suite.formula.states, *(["own"] if suite.formula.gauge else [])])),
         mode=draw(st.sampled_from(["train", "eval"])),
         seed=draw(st.integers(0, 99)),
+        options=draw(small).options,
     )
     if max(d_in, d_out) >= SPLITS:
         made = made.but(threads=draw(st.sampled_from(space.threads)))

@@ -82,10 +82,25 @@ def _under(bug: Bug, *variants: str) -> tuple[Bug, ...]:
 
 
 BUGS = (
-    *_under(ONE_TOKEN, "asvd", "corda", "delora", "dora", "eva", "ia3", "lora_xs", "olora", "pissa", "road"),
+    *_under(
+        ONE_TOKEN,
+        "antipasto",
+        "antipasto_arrow",
+        "antipasto_dplr",
+        "asvd",
+        "corda",
+        "delora",
+        "dora",
+        "eva",
+        "ia3",
+        "lora_xs",
+        "olora",
+        "pissa",
+        "road",
+    ),
     *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
-    *_under(LAST_LAYER_STAYS, "asvd", "eva", "ia3", "ia3_ff", "road"),
-    *_under(GRADIENTS_STAY_OFF, "asvd", "ia3", "ia3_ff", "road"),
-    *_under(FILE_ROUNDED, "asvd", "eva", "hra", "ia3", "olora", "road"),
-    *_under(EXTRA_TENSOR, "asvd", "eva", "ia3", "ia3_ff"),
+    *_under(LAST_LAYER_STAYS, "antipasto", "antipasto_arrow", "antipasto_dplr", "asvd", "eva", "ia3", "ia3_ff", "road"),
+    *_under(GRADIENTS_STAY_OFF, "antipasto", "antipasto_arrow", "antipasto_dplr", "asvd", "ia3", "ia3_ff", "road"),
+    *_under(FILE_ROUNDED, "antipasto", "antipasto_arrow", "antipasto_dplr", "asvd", "eva", "hra", "ia3", "olora", "road"),
+    *_under(EXTRA_TENSOR, "antipasto", "antipasto_arrow", "antipasto_dplr", "asvd", "eva", "ia3", "ia3_ff"),
 )

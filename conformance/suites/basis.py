@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from conformance.suite import within_rank
 from refs.case import Case
 
 SEED = 11  # data with which the largest components, those by rms and those by mean_abs are three different sets
@@ -27,3 +28,13 @@ def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tupl
         )
         for number, options in rows
     )
+
+
+def part_of_rank(option: str, case: Case, *, default: int, least: int = 1) -> Case:
+    """The nearest case whose rank the weight has, with an option that has to stay below the rank at two thirds of it.
+
+    default: of the option; what is the default is left out. least: the smallest rank that has room for the option.
+    """
+    fitting = within_rank(case.but(d_in=max(case.d_in, least), d_out=max(case.d_out, least), rank=max(case.rank or 0, least)))
+    part = max(2 * (fitting.rank or 0) // 3, 1)
+    return fitting.without(option) if part == default else fitting.but(options={option: part})

@@ -12,6 +12,10 @@ from refs.authors.layer import AuthorLayer
 
 OPTIONS: list[dict[str, Any]] = [{"rslora": True}, {"lora_bias": True}, {"mode": "kpm"}, {"damp": 0.1}]
 CASES = grid(alpha=True, weight="decay", data="several", options=OPTIONS, wide=False)
+TOGETHER = (
+    CASES[0].but(options={"rslora": True, "mode": "kpm"}),  # peft has no more of them together
+    CASES[0].but(options={"rslora": True, "lora_bias": True, "mode": "kpm", "damp": 0.1}),
+)
 
 CODE = "https://github.com/iboing/CorDA/blob/baffb03ac090f23305e5fb586a2d3c16df7f12db"
 FACTORS = ("lora_A", "lora_B")  # the author's A is √(256/calls) times too large, B as much too small
@@ -55,7 +59,7 @@ SUITE = Suite(
     formula=corda.FORMULA,
     references=(corda.peft_layer(CORDA.peft), AuthorLayer("corda", corda.FORMULA, CASES)),
     candidate=LiteLayer("corda", corda.FORMULA, small={"r": 4}),
-    cases=CASES,
+    cases=(*CASES, *TOGETHER),
     dropout=True,
     fit=within_rank,
     bare=BARE.but(data="one"),

@@ -27,7 +27,7 @@ SUITE = Suite(
     formula=delora.FORMULA,
     references=(delora.peft_layer(DELORA.peft), *AUTHORS),
     candidate=LiteLayer("delora", delora.FORMULA),
-    cases=CASES,
+    cases=(*CASES, CASES[0].but(options={"lambda0": 7.0, "init": "kaiming"})),
     dropout=True,
     fit=directed,
     divergences=tuple(documented()),

@@ -37,7 +37,7 @@ SUITE = Suite(
         AuthorLayer("dora_visual", dora.FORMULA, (*CASES, BARE), name="author visual"),
     ),
     candidate=LiteLayer("dora", dora.FORMULA),
-    cases=CASES,
+    cases=(*CASES, CASES[0].but(options={"rslora": True, "init": "gaussian"})),
     dropout=True,
     fit=directed,
     divergences=tuple(

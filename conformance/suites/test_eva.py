@@ -22,6 +22,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"whiten": True},
 ]
 CASES = grid(alpha=True, data="one", options=OPTIONS, wide=False)
+TOGETHER = (
+    CASES[0].but(options={"rslora": True, "rho": 1.4, "adjust_scaling_factors": False}),  # peft has no bias and whitens otherwise
+    CASES[0].but(options={"rslora": True, "lora_bias": True, "rho": 1.4, "adjust_scaling_factors": False, "whiten": True}),
+)
 
 PASSES = (
     "the data count once per pass over them until two passes look alike, so that singular values, which whitening divides by, "
@@ -98,7 +102,7 @@ SUITE = Suite(
     formula=eva.FORMULA,
     references=(eva.peft_layer(EVA.peft), AuthorLayer("eva", eva.FORMULA, CASES)),
     candidate=LiteLayer("eva", eva.FORMULA, small={"r": 2}),
-    cases=CASES,
+    cases=(*CASES, *TOGETHER),
     dropout=True,
     fit=half_rank,
     bare=BARE.but(data="one"),

@@ -9,6 +9,10 @@ from refs.authors.layer import AuthorLayer
 from refs.case import Case
 
 CASES = grid(alpha=True, options=[{"rslora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"lora_bias": True}])
+TOGETHER = (
+    CASES[0].but(options={"rslora": True, "lora_bias": True}),  # peft has a bias with the default start only
+    CASES[0].but(options={"rslora": True, "init": "orthogonal", "lora_bias": True}),
+)
 
 
 def even(case: Case) -> Case:
@@ -22,7 +26,7 @@ SUITE = Suite(
     formula=lora.FORMULA,
     references=(lora.peft_layer(LORA.peft), AuthorLayer("loralib", lora.FORMULA, CASES)),
     candidate=LiteLayer("lora", lora.FORMULA),
-    cases=CASES,
+    cases=(*CASES, *TOGETHER),
     dropout=True,
     fit=even,
     refused=(("an odd rank for orthogonal factors", {"init": "orthogonal", "r": 3}, ("orthogonal", "even", "3")),),

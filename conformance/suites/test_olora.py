@@ -15,7 +15,7 @@ SUITE = Suite(
     formula=olora.FORMULA,
     references=(olora.peft_layer(OLORA.peft),),
     candidate=LiteLayer("olora", olora.FORMULA),
-    cases=(*CASES, SQUARE_CONV1D),
+    cases=(*CASES, SQUARE_CONV1D, CASES[0].but(options={"rslora": True, "lora_bias": True})),
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),

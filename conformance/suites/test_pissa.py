@@ -16,7 +16,7 @@ SUITE = Suite(
     references=(pissa.peft_layer(PISSA.peft), AuthorLayer("pissa_quant", pissa.FORMULA, CASES)),
     candidate=LiteLayer("pissa", pissa.FORMULA),
     # A randomised decomposition is exact only after many iterations, and determined only where singular values are apart.
-    cases=(*CASES, CASES[0].but(options={"niter": 128})),
+    cases=(*CASES, CASES[0].but(options={"niter": 128}), CASES[0].but(options={"rslora": True, "lora_bias": True, "niter": 128})),
     dropout=True,
     fit=within_rank,
     refused=(("a rank above the weight's", {"r": 9}, ("r = 9", "(8, 12)")),),

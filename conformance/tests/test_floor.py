@@ -92,6 +92,11 @@ def test_one_reference_that_sees_enough_is_enough_and_the_others_say_why():
     assert void([some(size=None)]) == ["scale of x is not seen, should be from 1e-13 on"]
 
 
+def test_what_was_not_measured_is_void():
+    for found in ((), [some(dtype="float32")]):
+        assert void(found) == ["floor in float64 is missing: nothing was measured"]
+
+
 def test_goals_are_asked_in_float64_of_scales_and_of_elements_of_gradients():
     assert {kind: some(kind).goal for kind in ("scale", "row", "element", "sign")} == {**GOALS, "row": None, "sign": None}
     assert some("element", tensor="delta").goal is None

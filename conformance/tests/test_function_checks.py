@@ -12,6 +12,8 @@ from conformance.checks import function
 from conformance.policy import FUNCTION, QUALITY_NORM, U32, distance
 from conformance.suites import test_lora, test_lora_xs
 from conformance.trial import Trial
+from refs import olora
+from refs.case import Case
 from refs.problem import problem
 
 SUITE = test_lora.SUITE
@@ -231,3 +233,10 @@ class TestCapped:
     def test_the_change_has_to_reach_the_closed_form(self, reached, found):
         """A gradient that does not depend on the parameters stays whoever computes it, in whatever dtype."""
         assert self.capped(U32, reached=reached) is found
+
+
+def test_sensitivity_is_that_of_the_numbers_of_the_dtype():
+    # At a start that is the identity but for rounding, whose size decides whether the cotangent has a part along it.
+    case = Case(d_in=2, d_out=1, rank=1, alpha=48.0, bias=False, batch=(5,), weight="gap", state="init", seed=49, scales=(1, 1, 10))
+    exact, single = (runs.kappa(case.but(dtype=dtype), olora.FORMULA)["grad.lora_B"] for dtype in ("float64", "float32"))
+    assert exact > 1000 * single

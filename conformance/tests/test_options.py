@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 
 import pytest
 
@@ -27,6 +28,13 @@ def test_every_own_option_is_varied_by_a_case_that_shows_it(variant):
     varied |= {"dropout"} if suite.dropout else set()
     refused = {name for _, given, _ in suite.refused for name in given}  # every value but the default
     assert varied <= own <= varied | refused
+
+
+@pytest.mark.parametrize("variant", known())
+def test_every_two_own_options_stand_together_in_a_case(variant):
+    options = [{name for name, _ in case.options} for case in SUITES[variant].cases]
+    pairs = itertools.combinations(sorted(set().union(*options)), 2)
+    assert [pair for pair in pairs if not any(names.issuperset(pair) for names in options)] == []
 
 
 @pytest.mark.parametrize("variant", known())

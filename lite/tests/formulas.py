@@ -50,6 +50,17 @@ def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
     match config:
         case lite.AntiPaSTOConfig():
             return (t["lora_S"] * gain(config, t["lora_g"])).diag()
+        case lite.AntiPaSTODPLRConfig():
+            product = sum(torch.outer(b, a) for a, b in zip(t["lora_A"], t["lora_B"].T, strict=True))
+            return (t["lora_S"] * gain(config, t["lora_g"])).diag() + config.coeff * product
+        case lite.AntiPaSTOArrowConfig():
+            K = t["lora_S"].diag()
+            for i in range(config.r):
+                for j in range(config.r):
+                    if max(i, j) < config.block:
+                        K[i, j] += config.coeff * t["lora_M"][i, j] * t["lora_S"][j]
+            gains = [1.0] * config.block + gain(config, t["lora_g"]).tolist()
+            return K * torch.tensor(gains, dtype=K.dtype)
     raise NotImplementedError(type(config).__name__)
 
 

@@ -41,6 +41,11 @@ BAD = {
     "apply_gs": [True, 1, 0, None],
     "group_size": [0, -4, 3, 4.0, True, math.inf, None],
     "road_variant": ["road_3", "", "ROAD_1", 1, None],
+    "coeff": [math.inf, -math.inf, math.nan, True, "1", None],
+    "suppress_only": [1, 0, None, "yes"],
+    "act_pool": ["", "RMS", "mean", None, True],
+    "lora_rank": [0, -1, 2.5, True, "8", None, math.inf],
+    "block": [0, -1, 2.5, True, "8", None, math.inf],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -71,6 +76,13 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "apply_gs": [],  # one value is allowed
     "group_size": [4096, 2],
     "road_variant": ["road_2", "road_4"],
+    "coeff": [0, 1e30, -0.5],
+    "suppress_only": [True],
+    "act_pool": ["mean_abs"],
+    "lora_rank": [16, 1],
+    "AntiPaSTODPLRConfig.r": [8, 4096],
+    "block": [15, 1],
+    "AntiPaSTOArrowConfig.r": [9, 4096],
 }
 CLASSES = [make.config for make in CONFIGS.values()]
 ALL = [(make, field) for make in CLASSES for field in dataclasses.fields(make)]

@@ -96,6 +96,22 @@ def test_damping_is_doubled_until_the_inverse_holds():
     assert lite.attach(linear(), lite.CorDAConfig(r=2, damp=tiny), [few]).lora_A.isfinite().all()
 
 
+def test_damping_is_doubled_once_if_the_first_inverse_is_a_little_too_far_off(monkeypatch):
+    # So that ‖C C⁻¹ − I‖ in the Frobenius norm is a little above 0.05, then a little below, whatever the processor's rounding.
+    errors = iter([0.051, 0.049])
+    inverse = torch.linalg.inv_ex
+
+    def inexact(C):
+        right, info = inverse(C)
+        return right * (1 + next(errors) / len(C) ** 0.5), info
+
+    monkeypatch.setattr(torch.linalg, "inv_ex", inexact)
+    kept = Covariance(lite.CorDAConfig(), as_layer("", linear()))
+    kept.update(CALLS[0].reshape(-1, 6))
+    C = covariance(CALLS[:1])
+    close(kept.damped(0.01), C + 0.02 * np.diag(C).mean() * np.eye(6))
+
+
 def test_damping_that_overflows_ends():
     layer = linear()
     before = snapshot(layer)

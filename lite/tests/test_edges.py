@@ -29,6 +29,8 @@ MOST = {  # the largest rank; others take any
     lite.LoRAXSConfig: min,
     lite.EVAConfig: lambda d_in, d_out: d_in,
     lite.AntiPaSTOConfig: min,
+    lite.AntiPaSTODPLRConfig: min,
+    lite.AntiPaSTOArrowConfig: min,
 }
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 
@@ -38,12 +40,15 @@ def layer_of(config, d_in=6, d_out=4, bias=True):
     return trained(attach(nn.Linear(d_in, d_out, bias=bias, dtype=torch.float64), config))
 
 
-def refusal(make, d_in, d_out, r):
+def refusal(config, d_in, d_out):
     """What is said of a size that a method does not fit, or None."""
-    if make.config is lite.RoadConfig:
-        return f"group_size 4 has to divide d_out, which is {d_out}" if d_out % 4 else None
-    most = MOST[make.config](d_in, d_out) if make.config in MOST else r
-    return rf"r = {r}, but a.* has only {most} " if r > most else None
+    if isinstance(config, lite.RoadConfig):
+        size = config.group_size
+        return f"group_size {size} has to divide d_out, which is {d_out}" if d_out % size else None
+    if type(config) not in MOST:
+        return None
+    most = MOST[type(config)](d_in, d_out)
+    return rf"r = {config.r}, but a.* has only {most} " if config.r > most else None
 
 
 def close(one, other):
@@ -55,7 +60,7 @@ def close(one, other):
 @pytest.mark.parametrize(("d_in", "d_out", "r", "shape"), SIZES.values(), ids=SIZES)
 def test_the_formula_holds_at_every_size(d_in, d_out, r, shape, bias, make):
     config, x = make(r=r), inputs(*shape, d_in, dtype=torch.float64).requires_grad_()
-    if message := refusal(make, d_in, d_out, r):
+    if message := refusal(config, d_in, d_out):
         with pytest.raises(ValueError, match=f"on the model itself: {message}"):
             layer_of(config, d_in, d_out, bias)
         return
@@ -194,8 +199,8 @@ def test_an_empty_row_or_column_harms_no_other(make):
 @pytest.mark.parametrize("d_out", [1, 2, 4])
 def test_the_smallest_layers_are_saved_and_loaded(variant, d_in, d_out, tmp_path):
     config, x = CONFIGS[variant](r=1, group_size=2), inputs(d_in, dtype=torch.float64)
-    if variant == "road" and d_out == 1:
-        with pytest.raises(ValueError, match="group_size 2 has to divide d_out, which is 1"):
+    if message := refusal(config, d_in, d_out):
+        with pytest.raises(ValueError, match=message):
             layer_of(config, d_in, d_out)
         return
     layer = layer_of(config, d_in, d_out)

@@ -145,6 +145,36 @@ def test_a_randomised_start_is_near_the_exact_one_and_comes_back_from_its_file(m
     assert (product(lite.attach(many, make(r=3, niter=30))) - product(exact)).norm() < 1e-4 * product(exact).norm()
 
 
+def randomised(W, r, niter):
+    """The part of W in the span of (W Wᵀ)^niter W Ω, Ω (d, r) drawn from the global generator (Halko et al. 2009, alg. 4.4)."""
+    basis = W @ torch.randn(W.shape[1], r, dtype=W.dtype)
+    for _ in range(niter):
+        basis = W @ (W.T @ basis)
+    Q = torch.linalg.qr(basis).Q
+    return Q @ (Q.T @ W)
+
+
+@each("pissa", "lora_xs")
+@pytest.mark.parametrize("niter", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9)], ids=str)
+def test_a_randomised_start_takes_as_many_power_iterations_as_it_is_told(make, niter, shape):
+    torch.manual_seed(0)
+    layer = nn.Linear(*shape, dtype=torch.float64)
+    W = layer.weight.detach().clone()
+    tall = W if len(W) == 9 else W.T
+    starts = []
+    for iterations in (niter, niter + 1):
+        torch.manual_seed(5)
+        if make.config is lite.LoRAXSConfig:
+            torch.empty(3, 3).normal_()  # R is drawn first
+        start = randomised(tall, 3, iterations)
+        starts.append(start if tall is W else start.T)
+    torch.manual_seed(5)
+    lite.attach(layer, make(r=3, alpha=3, niter=niter))
+    close(product(layer), starts[0])
+    assert (starts[0] - starts[1]).norm() > 1e-3
+
+
 @each(*RESIDUAL, "lora_xs")
 def test_a_rank_above_the_weights_is_refused_and_the_full_one_taken(make):
     layer, data = linear(), [inputs(20, 9, dtype=torch.float64)]

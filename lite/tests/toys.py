@@ -23,11 +23,13 @@ class Make:
     fitting: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, **options: Any) -> lite.Config:
-        """A config; an odd r becomes the next even one where it has to be even."""
+        """A config; an r for which there is none becomes the next larger one."""
         assert options.keys() <= {name for make in CONFIGS.values() for name in make.options}, options
         own = self.fitting | {name: value for name, value in options.items() if name in self.options}
         if self.config is lite.HRAConfig and "r" in own:
             own["r"] += own["r"] % 2
+        if "r" in own:  # what has to find room in it
+            own["r"] = max(own["r"], own.get("lora_rank", 1), own.get("block", 0) + 1)
         return self.config(**own)
 
     @property
@@ -56,6 +58,8 @@ CONFIGS = {
     "hra": Make(lite.HRAConfig),
     "road": Make(lite.RoadConfig, {"group_size": 4}),
     "antipasto": Make(lite.AntiPaSTOConfig),
+    "antipasto_dplr": Make(lite.AntiPaSTODPLRConfig, {"lora_rank": 2}),
+    "antipasto_arrow": Make(lite.AntiPaSTOArrowConfig, {"block": 1}),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -66,13 +70,20 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "hra": ("lora_U",),
     "road": ("lora_theta", "lora_alpha"),
     "antipasto": ("lora_g",),
+    "antipasto_dplr": ("lora_g", "lora_A", "lora_B"),
+    "antipasto_arrow": ("lora_M", "lora_g"),
 }
+SELECTING = (
+    "antipasto",
+    "antipasto_dplr",
+    "antipasto_arrow",
+)  # act in the weight's singular basis, of which data may choose a part
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
-EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", "antipasto")  # start as the model bit for bit
+EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", *SELECTING)  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda", "asvd")  # replace the weight
 FROM_DATA = ("eva", "corda", "asvd")
-MAYBE_FROM_DATA = ("antipasto",)
-STEERED = ("antipasto",)
+MAYBE_FROM_DATA = SELECTING
+STEERED = SELECTING
 IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
 SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda", "asvd")  # by alpha/r or alpha/√r
 DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)

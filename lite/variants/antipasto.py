@@ -23,7 +23,14 @@ from lite.variant import Shapes, Tensors, Variant, register
 
 
 @options
-class AntiPaSTOConfig(SelectedConfig):
+class GainConfig(SelectedConfig):
+    """What every method with such a gain has, alone or beside more."""
+
+    suppress_only: bool = option(False, flag)
+
+
+@options
+class AntiPaSTOConfig(GainConfig):
     """AntiPaSTO's gain. calibration_data is optional: it chooses the components; its attention_mask selects tokens.
 
     r: number of components whose gain is trained, at most min(d_out, d_in).
@@ -32,18 +39,16 @@ class AntiPaSTOConfig(SelectedConfig):
     act_pool: how data are pooled to choose components: "rms" or "mean_abs" over tokens.
     """
 
-    suppress_only: bool = option(False, flag)
 
-
-def parameters(config: AntiPaSTOConfig, layer: Layer) -> Shapes:
+def parameters(config: GainConfig, layer: Layer) -> Shapes:
     return {"lora_g": (config.r,)}
 
 
-def init(config: AntiPaSTOConfig, layer: Layer, seen: Excited | None = None) -> dict[str, Tensor]:
+def init(config: GainConfig, layer: Layer, seen: Excited | None = None) -> dict[str, Tensor]:
     return {"lora_g": torch.zeros(config.r), **basis(config, layer, seen)}
 
 
-def change(config: AntiPaSTOConfig, g: Tensor) -> Tensor:
+def change(config: GainConfig, g: Tensor) -> Tensor:
     """gain − 1, precise where it is small."""
     return F.elu(config.coeff * (g.clamp(max=0) if config.suppress_only else g))
 

@@ -241,6 +241,15 @@ def test_sensitivity_is_large_for_a_sum_that_cancels():
     assert cancelling["grad.x"] < 2  # the weight itself, which nothing cancels
 
 
+@pytest.mark.parametrize("seed", range(24))  # of random roundings alone, one problem in sixteen would see none of it
+def test_sensitivity_is_large_for_two_terms_that_cancel(seed):
+    case = Case(d_in=40, d_out=2, rank=1, alpha=6.0, batch=(1,), seed=seed)
+    numbers = problem(case, lora.FORMULA)
+    nearly_across = torch.tensor([[-1.0], [1 + 2.0**-10]]) / numbers.cotangent.reshape(2, 1)  # B's terms in A's gradient
+    numbers = dataclasses.replace(numbers, parameters=numbers.parameters | {"lora_B": nearly_across.double()})
+    assert 2**9 < sensitivity(case, numbers, lora.FORMULA)["grad.lora_A"] < 2**12 * 1.01
+
+
 def test_sensitivity_of_a_gradient_that_is_exactly_zero_is_one():
     case = CASE.but(state="init")
     kappa = sensitivity(case, problem(case, lora.FORMULA), lora.FORMULA)
@@ -272,8 +281,13 @@ def test_sensitivity_jitters_every_input_weight_and_parameter_by_one_rounding(mo
     sensitivity(CASE, numbers, formula, draws=2)
     plain, *draws = seen
     assert plain.keys() == {"x", "weight", "bias", "lora_A", "lora_B", *frozen}
+    alone = [
+        [(name, int(at)) for name, value in plain.items() for at in (moved[name] != value).flatten().nonzero()]
+        for moved in draws[2:]
+    ]
+    assert alone == [[("lora_B", at)] for at in range(6)]  # the one tensor that is small
     for name, value in plain.items():
-        for moved in draws:
+        for moved in draws[:2]:
             ratio = moved[name] / value - 1
             assert ratio.abs().min() > 2.0**-24 * 0.99, name
             assert ratio.abs().max() < 2.0**-24 * 1.01, name

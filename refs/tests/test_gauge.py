@@ -117,3 +117,8 @@ def test_an_orthogonal_start_is_drawn_with_the_spread_it_states_and_adds_nothing
     weight = problem(case, lora.FORMULA).weight
     one, other = (start(c, lora.FORMULA, weight)["lora_A"] for c in (case, case.but(seed=1)))
     assert not one.equal(other)
+
+
+def test_a_tensor_of_the_first_components_takes_their_signs():
+    flips, M = torch.tensor([1.0, -1.0, -1.0]).double(), normal("M", shape=(2, 2))
+    assert turned({"lora_A": (0,), "lora_M": (0, 1)}, "lora_M", M, flips).equal(M * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
