@@ -9,6 +9,9 @@ from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
 from lite.variants.antipasto import AntiPaSTOConfig
+from lite.variants.antipasto_ablate import AntiPaSTOAblateConfig
+from lite.variants.antipasto_asvd import AntiPaSTOASVDConfig
+from lite.variants.antipasto_corda import AntiPaSTOCorDAConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
@@ -24,7 +27,10 @@ from lite.variants.road import RoadConfig
 
 __all__ = [
     "VARIANTS",
+    "AntiPaSTOASVDConfig",
+    "AntiPaSTOAblateConfig",
     "AntiPaSTOConfig",
+    "AntiPaSTOCorDAConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",
