@@ -5,7 +5,7 @@ from torch import Tensor
 
 from refs import antipasto, basis
 from refs.authors.recorded_layer import RecordedLayer
-from refs.calibration import Calls
+from refs.calibration import Calls, batches, calls
 from refs.case import Case
 from refs.formula import Tensors
 
@@ -23,21 +23,29 @@ def moments(data: Calls) -> Tensor:
     return tokens.T @ tokens / len(tokens)
 
 
+def roots(case: Case, data: Calls) -> tuple[Tensor, Tensor]:
+    """The root of every eigenvalue of C, at least 0 before ε is added; the eigenvectors (d_in, d_in)."""
+    values, vectors = torch.linalg.eigh(moments(data))
+    return (torch.relu(values) + eps(case)).sqrt(), vectors
+
+
 def along(case: Case, weight: Tensor, root: Tensor, inverse: Tensor) -> Tensors:
     """The r largest components of W·root, with the root taken out again on the right."""
-    r = basis.rank(case)
     U, S, Qh = torch.linalg.svd(weight.double() @ root, full_matrices=False)
-    U, S, right = U[:, :r], S[:r], Qh[:r] @ inverse
-    # Rounding of Q grows by the root's condition; S Qᵀ root⁻¹ = UᵀW takes it back, in the one way that does not divide by small S.
-    refined = right + (U.T @ weight - S[:, None] * right) / S.clamp(min=S.max() * 2.0**-26)[:, None]
-    return {"lora_U": U, "lora_S": S, "lora_P": refined}
+    r = basis.rank(case)
+    return {"lora_U": U[:, :r], "lora_S": S[:r], "lora_P": Qh[:r] @ inverse}
 
 
 def frozen_from(case: Case, weight: Tensor, data: Calls) -> Tensors:
-    """The symmetric root of C, its eigenvalues at least 0 before ε is added."""
-    values, vectors = torch.linalg.eigh(moments(data))
-    sizes = (torch.relu(values) + eps(case)).sqrt()
+    """With the symmetric root of C."""
+    sizes, vectors = roots(case, data)
     return along(case, weight, vectors @ torch.diag(sizes) @ vectors.T, vectors @ torch.diag(1 / sizes) @ vectors.T)
+
+
+def condition(case: Case, weight: Tensor) -> float:
+    """Of C^½, which is inverted: what a reference's rounding is multiplied by."""
+    sizes, _ = roots(case, calls(batches(case), labels=False))
+    return float(sizes.max() / sizes.min())
 
 
 FORMULA = basis.formula(
@@ -46,6 +54,7 @@ FORMULA = basis.formula(
     source="wassname/lora-lite 5f9d90d",
     init=antipasto.init,
     frozen_from=frozen_from,
+    condition=condition,
     least_tokens=basis.rank,
     gauge={"lora_U": (1,), "lora_P": (0,)},
     right="lora_P",
