@@ -129,6 +129,7 @@ FORMULA = basis.formula(
     gauge={"lora_U": (1,), "lora_Vh": (0,), "lora_c": (0,)},
     moved=moved,
     states={"ends": ends, "beyond": beyond},
+    jumps={"lora_alpha": 1.0},  # at 0, too, which no relative change leaves
     identity=lambda case: strength(case) == 0,
     departure=departure,
     promises=(
