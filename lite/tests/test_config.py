@@ -37,6 +37,13 @@ BAD = {
     "HRAConfig.r": [0, -2, 3, 2.0, True, "8", None],
     "apply_gs": [True, 1, 0, None],
     "group_size": [0, -4, 3, 4.0, True, math.inf, None],
+    "coeff": [math.inf, -math.inf, math.nan, True, "1", None],
+    "act_pool": ["", "RMS", "max", None, True],
+    "suppress_only": [1, 0, None, "yes"],
+    "cov_eps": [0, -0.01, math.inf, math.nan, True, "0.01", None],
+    "k": [0, -1, 2.5, True, "1", None, math.inf],
+    "init_alpha": [-0.01, 1.01, math.inf, math.nan, True, "0.1", None],
+    "cov_orient": [1, 0, None, "yes"],
     "road_variant": ["road_3", "", "ROAD_1", 1, None],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
@@ -64,6 +71,13 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "HRAConfig.r": [2, 4096],
     "apply_gs": [],  # one value is allowed
     "group_size": [4096, 2],
+    "coeff": [0, -1, 0.5, 3],
+    "act_pool": ["mean_abs"],
+    "suppress_only": [True],
+    "cov_eps": [1e-30, 3],
+    "k": [2, 4096],
+    "init_alpha": [0, 0.5, 1],
+    "cov_orient": [True],
     "road_variant": ["road_2", "road_4"],
 }
 CLASSES = [make.config for make in CONFIGS.values()]
