@@ -41,7 +41,11 @@ def test_the_tables_name_every_method():
     assert {name for name, variant in lite.VARIANTS.items() if variant.residual} == set(RESIDUAL)
     exported = {value for name, value in vars(lite).items() if name.endswith("Config")} - {lite.Config}
     assert exported == {make.config for make in CONFIGS.values()}
-    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics} == {*FROM_DATA, *MAYBE_FROM_DATA, *BY_OPTION_FROM_DATA}
+    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics} == {
+        *FROM_DATA,
+        *MAYBE_FROM_DATA,
+        *BY_OPTION_FROM_DATA,
+    }
     assert {name for name, variant in lite.VARIANTS.items() if variant.adapt_input} == set(IN_FRONT)
     layer = as_layer("", nn.Linear(6, 4))
     assert {name: tuple(make.variant.parameters(make(), layer)) for name, make in CONFIGS.items()} == TRAINED

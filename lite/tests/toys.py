@@ -73,7 +73,17 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "antipasto_ablate": ("lora_c", "lora_alpha"),
 }
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
-EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", "antipasto", "antipasto_corda", "antipasto_asvd", "antipasto_ablate")  # start as the model bit for bit
+EXACT = (
+    *DRAWN,
+    "eva",
+    "ia3",
+    "ia3_ff",
+    "road",
+    "antipasto",
+    "antipasto_corda",
+    "antipasto_asvd",
+    "antipasto_ablate",
+)  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
 FROM_DATA = ("eva", "corda", "antipasto_corda", "antipasto_asvd")
 MAYBE_FROM_DATA = ("antipasto",)  # where there are some
