@@ -85,7 +85,7 @@ def stacked_batches(garbage: float = 7.0, *, labels: bool = False) -> list[dict[
     batches = []
     for n in range(3):
         x = normal("stacked", n, shape=(3, 9, WIDTH)) * strengths + 1
-        attention = torch.arange(9) < torch.tensor([9, 7, 4])[:, None]
+        attention = torch.arange(9) < torch.tensor([9, 7 - 2 * n, 4 - n])[:, None]  # calls of different sizes
         label = (torch.arange(9) >= 1 + n).expand(3, 9)
         keep = attention & label if labels else attention
         x = torch.where(keep[..., None], x, garbage * normal("garbage", n, shape=(3, 9, WIDTH)))

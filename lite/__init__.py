@@ -9,7 +9,10 @@ from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
 from lite.variants.antipasto import AntiPaSTOConfig
+from lite.variants.antipasto_ablate import AntiPaSTOAblateConfig
 from lite.variants.antipasto_arrow import AntiPaSTOArrowConfig
+from lite.variants.antipasto_asvd import AntiPaSTOASVDConfig
+from lite.variants.antipasto_corda import AntiPaSTOCorDAConfig
 from lite.variants.antipasto_dplr import AntiPaSTODPLRConfig
 from lite.variants.asvd import ASVDConfig
 from lite.variants.corda import CorDAConfig
@@ -28,8 +31,11 @@ from lite.variants.road import RoadConfig
 __all__ = [
     "VARIANTS",
     "ASVDConfig",
+    "AntiPaSTOASVDConfig",
+    "AntiPaSTOAblateConfig",
     "AntiPaSTOArrowConfig",
     "AntiPaSTOConfig",
+    "AntiPaSTOCorDAConfig",
     "AntiPaSTODPLRConfig",
     "Config",
     "CorDAConfig",

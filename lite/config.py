@@ -74,6 +74,11 @@ def probability(value: Any) -> str | None:
     return "must be a number in [0, 1)" if finite(value) or not 0 <= value < 1 else None
 
 
+def fraction(value: Any) -> str | None:
+    """Strengths that are clamped: beyond, they would have no gradient."""
+    return "must be a number in [0, 1]" if finite(value) or not 0 <= value <= 1 else None
+
+
 def flag(value: Any) -> str | None:
     """Switches."""
     return None if isinstance(value, bool) else "must be True or False"

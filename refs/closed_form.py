@@ -88,7 +88,7 @@ def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) 
     exact = case.but(dtype="float64", mode="train", adapter_dtype=None, options={"dropout": 0.0})
 
     def trace(jitter: Jitter) -> dict[str, Tensor]:
-        at = _jittered(problem, jitter)
+        at = _jittered(problem, partial(_but_at_jumps, formula.jumps, jitter))
         given = at.frozen or _own_frozen(exact, at.weight, formula, jitter)
         return run_at(ClosedForm(formula).at(exact, at, at.parameters, given), exact, at, formula)
 
@@ -154,6 +154,11 @@ def _in_one_place(where: str, place: int, name: str, tensor: Tensor) -> Tensor:
     if name == where:
         places[place] = 1
     return places.reshape(tensor.shape)
+
+
+def _but_at_jumps(jumps: Mapping[str, float], jitter: Jitter, name: str, tensor: Tensor) -> Tensor:
+    """On either side of a jump a gradient says nothing about how sensitive it is."""
+    return torch.where(tensor == jumps.get(name, torch.inf), 0.0, jitter(name, tensor))
 
 
 def _unmoved(name: str, tensor: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ class Formula:
     moved: (case, start, noise, strength) → the trainables away from their start; `strength` is what the harness turns
         until the adapter changes the output by 0.3 of its norm.
     states: more states of the trainables by name, (case, perturbed) → trainables: the variant's own kinks and clamps.
+    jumps: trainables → the value at which their gradient jumps: numbers that are exactly there stay there when sensitivities are measured.
     scale: the factor that alpha stands for, if the method has one.
     identity: (case) → whether the adapted layer at init is the base layer, bit for bit or, for decompositions, up to rounding.
     departure: (case, W, x) → the root mean square of what a nearly zero start adds to the output, for starts that are no identity.
@@ -133,6 +134,7 @@ class Formula:
     adapted: Callable[[Case, Tensor, Tensor | None, Mapping[str, Tensor]], tuple[Tensor, Tensor | None]]
     moved: Callable[[Case, Tensors, Tensors, float], Tensors]
     states: Mapping[str, Callable[[Case, Tensors], Tensors]] = field(default_factory=dict)
+    jumps: Mapping[str, float] = field(default_factory=dict)
     identity: Callable[[Case], bool] = lambda case: True
     departure: Callable[[Case, Tensor, Tensor], float] | None = None
     scale: Callable[[Case], float] | None = None

@@ -86,12 +86,18 @@ def _request(case: Case) -> dict[str, Any]:
     return {"r": case.rank, **({} if case.alpha is None else {"alpha": case.alpha}), **dict(case.options)}
 
 
+def _attach(lifecycle: Lifecycle, model: Stacked, case: Case, data: Any) -> None:
+    """Seeded: a part of the start may be drawn."""
+    seed(case)
+    lifecycle.attach(model, _request(case), data=data)
+
+
 def _in_a_model(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
     """Layers that share their input, and others behind them: what they saw, where they start, and with which scale they act."""
     model, batches = Stacked(), stacked_batches()
     with one_thread():
         plain = _seen(copy.deepcopy(model), lambda twin: [twin.eval()(**_without_labels(batch)) for batch in batches])
-        seen = _seen(model, lambda it: lifecycle.attach(it, _request(case), data=batches))
+        seen = _seen(model, lambda it: _attach(lifecycle, it, case, batches))
     for name, inputs in plain.items():
         same = len(inputs) == len(seen[name]) and all(a.equal(b) for a, b in zip(inputs, seen[name], strict=True))
         trial.expect(
@@ -144,8 +150,7 @@ def _masked_tokens(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
     states = []
     for garbage in (0.0, 1e3):
         model = Stacked()
-        seed(case)
-        lifecycle.attach(model, _request(case), data=stacked_batches(garbage, labels=trial.formula.label_mask))
+        _attach(lifecycle, model, case, stacked_batches(garbage, labels=trial.formula.label_mask))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
     changed = changes(*states)
     trial.expect(not changed, "garbage in masked tokens", None, f"moves {', '.join(changed[:6])}", "moves nothing")
@@ -166,7 +171,7 @@ def _too_little(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
         cases.append((f"{few} tokens", [{"x": batches[0]["x"][:1, :few]}], ("q", str(few), "token")))
     for what, data, words in cases:
         with refused(trial, what, model := Stacked(), *words):
-            lifecycle.attach(model, _request(case), data=data)
+            _attach(lifecycle, model, case, data)
 
 
 def _seen(model: Stacked, run: Any) -> Inputs:

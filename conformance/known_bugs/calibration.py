@@ -11,13 +11,13 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="one layer in tests",
         where="lite.runtime:_statistics",
-        old="""    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+        old="""    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in take], data)
 """,
-        new="""    kept = [(adapter.layer.weight.detach(), adapter.layer.weight.detach().clone()) for adapter in need]
+        new="""    kept = [(adapter.layer.weight.detach(), adapter.layer.weight.detach().clone()) for adapter in take]
     try:
         for weight, _ in kept:
             weight.div_(2)
-        return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+        return calibrate(model, [(adapter.asked, adapter.layer) for adapter in take], data)
     finally:
         for weight, whole in kept:
             weight.copy_(whole)
@@ -33,11 +33,11 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="one layer in tests",
         where="lite.runtime:_statistics",
-        old="""    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+        old="""    return calibrate(model, [(adapter.asked, adapter.layer) for adapter in take], data)
 """,
-        new="""    handles = [adapter.layer.module.register_forward_hook(lambda module, args, y: y * 1.02) for adapter in need]
+        new="""    handles = [adapter.layer.module.register_forward_hook(lambda module, args, y: y * 1.02) for adapter in take]
     try:
-        return calibrate(model, [(adapter.asked, adapter.layer) for adapter in need], data) if data is not None else {}
+        return calibrate(model, [(adapter.asked, adapter.layer) for adapter in take], data)
     finally:
         for handle in handles:
             handle.remove()

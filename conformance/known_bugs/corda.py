@@ -27,10 +27,12 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="attach not tested without data",
         where="lite.runtime:_statistics",
-        old="""        raise ValueError(f"{names} starts from data: pass calibration_data, an iterable of model inputs")
+        old="""            raise ValueError(f"{', '.join(need)} starts from data: pass calibration_data, an iterable of model inputs")
+        return {}
 """,
-        new="""        made = {a.layer.name: a.variant.statistics(a.asked, a.layer) for a in need}
-        for adapter in need:
+        new="""            pass
+        made = {a.layer.name: a.variant.statistics(a.asked, a.layer) for a in take}
+        for adapter in take:
             made[adapter.layer.name].update(torch.eye(adapter.layer.d_in))
         return made
 """,

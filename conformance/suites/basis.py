@@ -15,8 +15,8 @@ def selected(case: Case, **together: Any) -> tuple[Case, ...]:
     return tuple(case.but(data="padded", seed=SEED, options=options) for options in pools)
 
 
-def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Case, ...]:
-    """The cases of lora-lite's recordings in a folder: a number and the options it was recorded with."""
+def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]], data: str = "") -> tuple[Case, ...]:
+    """The cases of lora-lite's recordings in a folder: a number and the options it was recorded with. data: as in `grid`."""
     return tuple(
         Case(
             d_in=16 if number == 1 else 24,
@@ -25,6 +25,7 @@ def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tupl
             bias=number == 1,
             batch=(2, 5),
             weight=f"recorded:lora_lite/{folder}/vec_{number}",
+            data=data,
             options=tuple(options.items()),
         )
         for number, options in rows

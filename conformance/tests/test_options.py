@@ -44,8 +44,9 @@ def test_every_case_of_the_grid_has_its_guards(variant):
     weights = {case.weight.partition(":")[0] for case in suite.cases}
     assert weights >= {"gap", "flat", "deficient", "minilm"}
     assert weights & {"random", "decay"}
-    assert any(case.data for case in suite.cases) == any(suite.formula.takes_data(case) for case in suite.cases)
-    assert suite.formula.init_from is None or all(case.data for case in suite.cases)
+    with_data = {bool(case.data) for case in suite.cases}
+    assert (True in with_data) == any(map(suite.formula.takes_data, suite.cases))
+    assert (False in with_data) != bool(suite.bare.data)  # only a method that cannot do without has no case without
     assert {case.layer for case in suite.cases} == {"linear", "conv1d", "other"}
     assert {case.call for case in suite.cases} == {"positional", "keyword"}
     assert {case.bias for case in suite.cases} == {True, False}

@@ -48,7 +48,12 @@ def formula(config: lite.Config, layer: nn.Linear, x: Tensor) -> Tensor:
 def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
     """What stands between the singular vectors (r, r); without an adapter the singular values."""
     match config:
-        case lite.AntiPaSTOConfig():
+        case lite.AntiPaSTOAblateConfig():
+            taken = torch.zeros(config.r, config.r, dtype=torch.float64)
+            for alpha, column in zip(t["lora_alpha"].tolist(), columns(t["lora_c"]), strict=True):
+                taken += min(max(alpha, 0.0), 1.0) * torch.outer(column, column)
+            return t["lora_S"].diag() - config.coeff * taken @ t["lora_S"].diag()
+        case lite.AntiPaSTOConfig() | lite.AntiPaSTOCorDAConfig() | lite.AntiPaSTOASVDConfig():
             return (t["lora_S"] * gain(config, t["lora_g"])).diag()
         case lite.AntiPaSTODPLRConfig():
             product = sum(torch.outer(b, a) for a, b in zip(t["lora_A"], t["lora_B"].T, strict=True))
@@ -62,6 +67,17 @@ def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
             gains = [1.0] * config.block + gain(config, t["lora_g"]).tolist()
             return K * torch.tensor(gains, dtype=K.dtype)
     raise NotImplementedError(type(config).__name__)
+
+
+def columns(c: Tensor) -> list[Tensor]:
+    """The orthonormal directions of an ablation."""
+    if c.shape[1] == 1:
+        return [c[:, 0] / (c[:, 0].pow(2).sum().sqrt() + 1e-6)]
+    made: list[Tensor] = []
+    for column in c.T:
+        rest = column - sum((m * (m @ column) for m in made), torch.zeros_like(column))
+        made.append(rest / rest.pow(2).sum().sqrt())
+    return made
 
 
 def gain(config: BasisConfig, g: Tensor) -> Tensor:

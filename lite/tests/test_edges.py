@@ -31,6 +31,9 @@ MOST = {  # the largest rank; others take any
     lite.AntiPaSTOConfig: min,
     lite.AntiPaSTODPLRConfig: min,
     lite.AntiPaSTOArrowConfig: min,
+    lite.AntiPaSTOCorDAConfig: min,
+    lite.AntiPaSTOASVDConfig: min,
+    lite.AntiPaSTOAblateConfig: min,
 }
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 

@@ -9,6 +9,7 @@ from lite.layers import as_layer
 from lite.tests.files import content
 from lite.tests.test_forward import KINDS
 from lite.tests.toys import (
+    BY_OPTION_FROM_DATA,
     CONFIGS,
     EXACT,
     FROM_DATA,
@@ -40,8 +41,15 @@ def test_the_tables_name_every_method():
     assert {name for name, variant in lite.VARIANTS.items() if variant.residual} == set(RESIDUAL)
     exported = {value for name, value in vars(lite).items() if name.endswith("Config")} - {lite.Config}
     assert exported == {make.config for make in CONFIGS.values()}
-    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics} == {*FROM_DATA, *MAYBE_FROM_DATA}
-    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics and variant.needs_data} == set(FROM_DATA)
+    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics} == {
+        *FROM_DATA,
+        *MAYBE_FROM_DATA,
+        *BY_OPTION_FROM_DATA,
+    }
+    assert {name for name, variant in lite.VARIANTS.items() if variant.statistics and variant.needs_data} == {
+        *FROM_DATA,
+        *BY_OPTION_FROM_DATA,
+    }
     assert {name for name, variant in lite.VARIANTS.items() if variant.adapt_input} == set(IN_FRONT)
     layer = as_layer("", nn.Linear(6, 4))
     assert {name: tuple(make.variant.parameters(make(), layer)) for name, make in CONFIGS.items()} == TRAINED

@@ -77,8 +77,19 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
         (lite.HRAConfig(r=2), ["lora_U"]),
         (lite.LoRAXSConfig(r=2), ["lora_R"]),
         (lite.AntiPaSTODPLRConfig(r=3, lora_rank=2), ["lora_A"]),
+        (lite.AntiPaSTOAblateConfig(r=2), ["lora_c"]),
     ],
-    ids=["lora", "lora gaussian", "lora orthogonal", "delora kaiming", "delora", "hra", "lora_xs", "antipasto_dplr"],
+    ids=[
+        "lora",
+        "lora gaussian",
+        "lora orthogonal",
+        "delora kaiming",
+        "delora",
+        "hra",
+        "lora_xs",
+        "antipasto_dplr",
+        "antipasto_ablate",
+    ],
 )
 def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):
     """One seed starts one adapter on every machine; the meta device draws nothing."""
@@ -94,7 +105,7 @@ def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn)
         assert draw() == expected
 
 
-@each("eva", *RESIDUAL)
+@each("eva", *RESIDUAL, "antipasto_corda", "antipasto_asvd")
 def test_what_is_taken_from_weight_and_data_is_computed_where_they_are(make):
     layers = [nn.Linear(6, 8) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())

@@ -26,13 +26,13 @@ def result(config):
 
 def own(make, name):
     """A good value that changes something here."""
-    return {"r": 4, "rho": 1, "lora_rank": 1, "block": 2}.get(name) or values(GOOD, make.config, name)[-1]
+    return {"r": 4, "rho": 1, "lora_rank": 1, "block": 2, "k": 2}.get(name) or values(GOOD, make.config, name)[-1]
 
 
 @pytest.mark.parametrize(("make", "name"), [pytest.param(m, n, id=f"{m.config.__name__}-{n}") for m, n in OPTIONS])
 def test_an_option_changes_something_or_is_refused(make, name):
     value = {"target_names": ("first",), "exclude_names": ("first",)}.get(name, own(make, name))
-    plain = make(r=3 if name == "block" else 2)
+    plain = make(r=3 if name == "block" else 2, cov_orient=name == "cov_eps")
     config = dataclasses.replace(plain, **{name: value})
     assert getattr(config, name) != getattr(plain, name)
     if name in ("layers", "target_roles"):

@@ -187,7 +187,7 @@ def test_a_rank_above_the_weights_is_refused_and_the_full_one_taken(make):
     close(product(layer), W)
 
 
-@each("pissa", "olora", "lora_xs", "corda", "asvd")
+@each("pissa", "olora", "lora_xs", "corda", "asvd", "antipasto_corda", "antipasto_asvd", "antipasto_ablate")
 def test_a_weight_that_cannot_be_decomposed_is_named(make):
     layer = linear()
     nn.init.constant_(layer.weight[2:3], float("nan"))

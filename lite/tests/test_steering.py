@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lite
-from lite.tests.toys import CONFIGS, STEERED, adapted, each, inputs, net, snapshot
+from lite.tests.toys import CONFIGS, STEERED, adapted, attach, each, inputs, net, snapshot
 
 
 def config_of(make, coeff=1.0):
@@ -22,7 +22,7 @@ def output(model):
 def steered_by_config(make, coeff):
     """A model whose config says the coefficient, with the values of one that was trained at 1."""
     model, trained = net(), adapted(config_of(make))
-    lite.attach(model, config_of(make, coeff))
+    attach(model, config_of(make, coeff))
     model.load_state_dict(trained.state_dict())
     return model
 

@@ -60,6 +60,9 @@ CONFIGS = {
     "antipasto": Make(lite.AntiPaSTOConfig),
     "antipasto_dplr": Make(lite.AntiPaSTODPLRConfig, {"lora_rank": 2}),
     "antipasto_arrow": Make(lite.AntiPaSTOArrowConfig, {"block": 1}),
+    "antipasto_corda": Make(lite.AntiPaSTOCorDAConfig),
+    "antipasto_asvd": Make(lite.AntiPaSTOASVDConfig),
+    "antipasto_ablate": Make(lite.AntiPaSTOAblateConfig, {"init_alpha": 0.0}),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -72,6 +75,9 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "antipasto": ("lora_g",),
     "antipasto_dplr": ("lora_g", "lora_A", "lora_B"),
     "antipasto_arrow": ("lora_M", "lora_g"),
+    "antipasto_corda": ("lora_g",),
+    "antipasto_asvd": ("lora_g",),
+    "antipasto_ablate": ("lora_c", "lora_alpha"),
 }
 SELECTING = (
     "antipasto",
@@ -79,11 +85,14 @@ SELECTING = (
     "antipasto_arrow",
 )  # act in the weight's singular basis, of which data may choose a part
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
-EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", *SELECTING)  # start as the model bit for bit
+ORIENTED = ("antipasto_corda", "antipasto_asvd")  # in a basis that data always orient
+BY_OPTION_FROM_DATA = ("antipasto_ablate",)
+IN_A_BASIS = (*SELECTING, *ORIENTED, *BY_OPTION_FROM_DATA)
+EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", *IN_A_BASIS)  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda", "asvd")  # replace the weight
-FROM_DATA = ("eva", "corda", "asvd")
-MAYBE_FROM_DATA = SELECTING
-STEERED = SELECTING
+FROM_DATA = ("eva", "corda", "asvd", *ORIENTED)
+MAYBE_FROM_DATA = SELECTING  # where there are some
+STEERED = IN_A_BASIS
 IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
 SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda", "asvd")  # by alpha/r or alpha/√r
 DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)
@@ -161,10 +170,13 @@ def inputs(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Te
 
 
 def trained(model: nn.Module, seed: int = 2) -> nn.Module:
-    """The model, after every trainable number has moved."""
+    """The model, after every trainable number has moved; strengths have come between 0 and 1, where they act."""
     with torch.no_grad():
         for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
             parameter.add_(inputs(*parameter.shape, 1, seed=100 * seed + number, dtype=parameter.dtype)[..., 0] / 2)
+        for module in model.modules():
+            if hasattr(module, "lora_c"):
+                module.lora_alpha.sigmoid_()
     return model
 
 
@@ -179,7 +191,7 @@ def calibration(model: nn.Module) -> list[Tensor]:
 def attach(model: nn.Module, configs: lite.Config | list[lite.Config], data: Any = None) -> nn.Module:
     """`lite.attach`, with data for the methods that start from it, and only then."""
     each = configs if isinstance(configs, list) else [configs]
-    if any(variant_of(config).statistics for config in each):
+    if any(variant_of(config).takes_data(config) for config in each):
         return lite.attach(model, configs, calibration_data=calibration(model) if data is None else data)
     return lite.attach(model, configs)
 

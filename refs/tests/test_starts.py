@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from refs import asvd, corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
+from refs import antipasto_ablate, antipasto_asvd, antipasto_corda, asvd, corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
 from refs.calibration import batches, calls
 from refs.case import Case
 from refs.problem import problem, start
@@ -12,6 +12,9 @@ from refs.problem import problem, start
 CASE = Case(d_in=12, d_out=8, rank=3, alpha=7.5, weight="decay")
 FORMULAS = {"pissa": pissa, "olora": olora, "lora_xs": lora_xs, "corda": corda, "eva": eva, "hra": hra, "road": road}
 FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff, "asvd": asvd}
+FORMULAS |= {"antipasto_corda": antipasto_corda, "antipasto_asvd": antipasto_asvd, "antipasto_ablate": antipasto_ablate}
+
+NEED_DATA = ("eva", "corda", "asvd", "antipasto_corda", "antipasto_asvd")
 
 
 def at(variant, case):
@@ -142,6 +145,48 @@ def test_asvd_without_residual_leaves_its_part_alone():
     near(adapted, 2.5 * p["lora_B"] @ p["lora_A"])
 
 
+def gains(g, coeff=1.0):
+    return np.array([1 + coeff * value if coeff * value > 0 else np.exp(coeff * value) for value in g])
+
+
+@pytest.mark.parametrize("kind", ["one", "several", "padded"])
+@pytest.mark.parametrize(
+    ("variant", "right"), [("antipasto_corda", "lora_P"), ("antipasto_asvd", "lora_P"), ("antipasto_ablate", "lora_Vh")]
+)
+def test_components_are_oriented_by_moments(variant, right, kind):
+    options = {"cov_orient": True, "cov_eps": 0.05} if variant == "antipasto_ablate" else {"cov_eps": 0.05}
+    case = CASE.but(data=kind, alpha=None, options=options)
+    W, _, begin, p, adapted, _ = at(variant, case)
+    tokens = np.concatenate([x.numpy() for x in calls(batches(case), labels=False)["layer"]])
+    C = np.einsum("ti,tj->ij", tokens, tokens) / len(tokens)
+    C = (np.diag(np.diag(C)) if variant == "antipasto_asvd" else C) + 0.05 * np.eye(12)
+    values, vectors = np.linalg.eigh(W @ C @ W.T)  # no root: U S² Uᵀ
+    order = np.argsort(values)[::-1][:3]
+    U = vectors[:, order]
+    near(begin["lora_U"] @ begin["lora_U"].T, U @ U.T, 1e-9)
+    near(begin["lora_S"] ** 2, values[order], 1e-10)
+    near(begin["lora_U"] * begin["lora_S"] @ begin[right], U @ U.T @ W, 1e-9)  # S P = UᵀW
+    near(begin[right] @ C @ begin[right].T, np.eye(3), 1e-9)
+    if right == "lora_P":
+        near(adapted, W + p["lora_U"] * (p["lora_S"] * (gains(p["lora_g"]) - 1)) @ p["lora_P"])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_an_ablation_takes_directions_out_as_far_as_their_strengths(k):
+    W, _, begin, p, adapted, _ = at("antipasto_ablate", CASE.but(alpha=None, options={"k": k, "coeff": 0.7}))
+    near(begin["lora_alpha"], np.full(k, 0.05), 1e-7)
+    c, alpha = p["lora_c"], p["lora_alpha"]
+    assert ((alpha > 0) & (alpha < 1)).all()
+    Q, R = np.linalg.qr(c)
+    C = Q if k > 1 else Q * np.abs(R) / (np.abs(R) + 1e-6)
+    near(adapted, W - 0.7 * p["lora_U"] @ (C * alpha) @ C.T @ np.diag(p["lora_S"]) @ p["lora_Vh"], 1e-11)
+    formula, case = antipasto_ablate.FORMULA, CASE.but(alpha=None, options={"k": k, "coeff": 0.7}, state="beyond")
+    numbers = problem(case, formula)
+    held = {**numbers.parameters, "lora_alpha": numbers.parameters["lora_alpha"].clip(0, 1)}
+    one, other = (formula.adapted(case, numbers.weight, None, given | numbers.frozen)[0] for given in (numbers.parameters, held))
+    near(one.numpy(), other.numpy())
+
+
 @pytest.mark.parametrize("variant", ["road_1", "road_2", "road_4"])
 def test_road_turns_pairs_of_outputs(variant):
     case = CASE.but(rank=None, alpha=None, options={"road_variant": variant, "group_size": 4})
@@ -191,8 +236,9 @@ def test_ia3_scales_outputs_or_inputs():
 
 @pytest.mark.parametrize("variant", FORMULAS)
 def test_the_numbers_given_at_the_start_give_the_weight_back(variant):
-    changes = {"state": "init", "data": "one" if variant in ("eva", "corda", "asvd") else "", "rank": 4}
+    changes = {"state": "init", "data": "one" if variant in NEED_DATA else "", "rank": 4}
     changes |= {"rank": None, "alpha": None, "options": {"group_size": 4}} if variant == "road" else {}
+    changes |= {"options": {"init_alpha": 0.0}} if variant == "antipasto_ablate" else {}
     changes |= {"alpha": None} if variant == "hra" else {}
     W, _, _, _, adapted, _ = at(variant, CASE.but(**changes))
     near(adapted, W, 1e-4 if variant == "lora_xs" else 1e-12)
