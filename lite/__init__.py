@@ -9,6 +9,7 @@ from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
 from lite.variants.antipasto import AntiPaSTOConfig
+from lite.variants.antipasto_rot import AntiPaSTORotConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
 from lite.variants.dora import DoRAConfig
@@ -25,6 +26,7 @@ from lite.variants.road import RoadConfig
 __all__ = [
     "VARIANTS",
     "AntiPaSTOConfig",
+    "AntiPaSTORotConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",

@@ -52,7 +52,7 @@ def calibration(trial: Trial) -> None:
     for given in options:
         _in_a_model(trial, trial.subject.lifecycle, _stacked(trial, given))
     few = _stacked(trial, options[0])
-    _in_a_model(trial, trial.subject.lifecycle, few.but(rank=1))  # a budget that does not reach every layer
+    _in_a_model(trial, trial.subject.lifecycle, trial.suite.fit(few.but(rank=1)))  # a budget that does not reach every layer
     _masked_tokens(trial, trial.subject.lifecycle, few)
     _too_little(trial, trial.subject.lifecycle, few)
 
@@ -64,7 +64,7 @@ def _takes_data(trial: Trial, options: Options) -> bool:
 def _stacked(trial: Trial, options: Options) -> Case:
     """What is asked of the layers of a `Stacked`: of what it asks for, the method's own."""
     case = stacked_case(options)
-    return case if trial.suite.cases[0].alpha is not None else case.but(alpha=None)
+    return trial.suite.fit(case if trial.suite.cases[0].alpha is not None else case.but(alpha=None))
 
 
 def _angle(trial: Trial, case: Case, mine: Subject, theirs: Subject) -> None:

@@ -8,9 +8,9 @@ from refs.case import Case
 SEED = 11  # data with which the largest components, those by rms and those by mean_abs are three different sets
 
 
-def selected(case: Case) -> tuple[Case, ...]:
-    """Components chosen by data, pooled in both ways."""
-    return tuple(case.but(data="padded", seed=SEED, options=options) for options in ({}, {"act_pool": "mean_abs"}))
+def selected(case: Case, other: str = "mean_abs") -> tuple[Case, ...]:
+    """Components chosen by data, pooled in both ways. other: than the default."""
+    return tuple(case.but(data="padded", seed=SEED, options=options) for options in ({}, {"act_pool": other}))
 
 
 def recorded(folder: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[Case, ...]:
