@@ -37,6 +37,13 @@ def pairs(size: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in range(i + 1, size)]
 
 
+@functools.cache
+def planes(size: int) -> Tensor:
+    """e_i e_jᵀ − e_j e_iᵀ of each pair (pairs, size, size)."""
+    e = torch.eye(size, dtype=torch.float64)
+    return torch.stack([torch.outer(e[i], e[j]) - torch.outer(e[j], e[i]) for i, j in pairs(size)])
+
+
 def init(case: Case, weight: Tensor) -> dict[str, Init]:
     """Nothing turned, every singular value a little larger or smaller."""
     still = torch.zeros(basis.rank(case) // block(case), len(pairs(block(case))), dtype=torch.float64)
@@ -46,10 +53,7 @@ def init(case: Case, weight: Tensor) -> dict[str, Init]:
 
 def rotation(case: Case, T: Tensor) -> Tensor:
     """R (r, r) of the parameters of all blocks."""
-    A = T.new_zeros(basis.rank(case), basis.rank(case))
-    for first, row in zip(range(0, len(A), block(case)), T, strict=True):
-        for (i, j), value in zip(pairs(block(case)), row, strict=True):
-            A[first + i, first + j], A[first + j, first + i] = value / 2, -value / 2
+    A = torch.block_diag(*torch.einsum("nk,kij->nij", T / 2, planes(block(case))))
     X = basis.coeff(case) * limit(case) * torch.tanh(A / limit(case)) / 2
     identity = torch.eye(len(A), dtype=A.dtype)
     return torch.linalg.inv(identity - X) @ (identity + X)

@@ -25,7 +25,7 @@ from refs.closed_form import aligned
 from refs.formula import RESIDUAL, Beginning
 from refs.numbers import normal
 from refs.problem import problem
-from refs.subject import Subject
+from refs.subject import Subject, seed
 from refs.threads import one_thread
 
 Inputs = dict[str, list[Tensor]]
@@ -144,6 +144,7 @@ def _masked_tokens(trial: Trial, lifecycle: Lifecycle, case: Case) -> None:
     states = []
     for garbage in (0.0, 1e3):
         model = Stacked()
+        seed(case)
         lifecycle.attach(model, _request(case), data=stacked_batches(garbage, labels=trial.formula.label_mask))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
     changed = changes(*states)
