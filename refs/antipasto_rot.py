@@ -48,15 +48,16 @@ def init(case: Case, weight: Tensor) -> dict[str, Init]:
     """Nothing turned, every singular value a little larger or smaller."""
     still = torch.zeros(basis.rank(case) // block(case), len(pairs(block(case))), dtype=torch.float64)
     delta_s = Normal(START, (basis.rank(case),), mean=START)
-    return {"lora_delta_s": delta_s} | {name: Exactly(still) for name in BY_BASIS[turns(case)]}
+    return {"lora_delta_s": delta_s, **{name: Exactly(still) for name in BY_BASIS[turns(case)]}}
 
 
 def rotation(case: Case, T: Tensor) -> Tensor:
     """R (r, r) of the parameters of all blocks."""
-    A = torch.block_diag(*torch.einsum("nk,kij->nij", T / 2, planes(block(case))))
+    A: Tensor = torch.block_diag(*torch.einsum("nk,kij->nij", T / 2, planes(block(case))))  # type: ignore[no-untyped-call]
     X = basis.coeff(case) * limit(case) * torch.tanh(A / limit(case)) / 2
     identity = torch.eye(len(A), dtype=A.dtype)
-    return torch.linalg.inv(identity - X) @ (identity + X)
+    R: Tensor = torch.linalg.inv(identity - X) @ (identity + X)
+    return R
 
 
 def core(case: Case, p: Mapping[str, Tensor]) -> Tensor:
@@ -90,7 +91,10 @@ def tiny(case: Case, perturbed: Tensors) -> Tensors:
 def saturated(case: Case, perturbed: Tensors) -> Tensors:
     """Every other angle deep in its clamp."""
     there = {name: value for name, value in perturbed.items() if "rot" in name}
-    deep = {name: torch.where(torch.arange(value.numel()).reshape(value.shape) % 2 == 0, 6 * limit(case) * value.sign(), value) for name, value in there.items()}
+    deep = {
+        name: torch.where(torch.arange(value.numel()).reshape(value.shape) % 2 == 0, 6 * limit(case) * value.sign(), value)
+        for name, value in there.items()
+    }
     return perturbed | deep
 
 
@@ -116,7 +120,9 @@ def _undone(cores: Sequence[Tensor], tensors: Tensors) -> tuple[float, float]:
     identity = torch.eye(len(S), dtype=S.dtype)
 
     def worst(turned: list[Tensor]) -> float:
-        far = [R @ R.T - identity for R in turned] + [one @ back - identity for one, back in zip(turned[::2], turned[1::2], strict=True)]
+        far = [R @ R.T - identity for R in turned] + [
+            one @ back - identity for one, back in zip(turned[::2], turned[1::2], strict=True)
+        ]
         return max(float(torch.linalg.matrix_norm(off, 2)) for off in far)
 
     return min(worst([K / S[:, None] for K in cores]), worst([K / S for K in cores])), float(S.max() / S.min())

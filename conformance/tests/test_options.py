@@ -36,7 +36,8 @@ def test_every_case_of_the_grid_has_its_guards(variant):
     weights = {case.weight.partition(":")[0] for case in suite.cases}
     assert weights >= {"gap", "flat", "deficient", "minilm"}
     assert weights & {"random", "decay"}
-    assert {bool(case.data) for case in suite.cases} == {suite.formula.init_from is not None}
+    may = suite.formula.init_from or suite.formula.frozen_from
+    assert {bool(case.data) for case in suite.cases} == ({True} if suite.bare.data else {False, True} if may else {False})
     assert {case.layer for case in suite.cases} == {"linear", "conv1d", "other"}
     assert {case.call for case in suite.cases} == {"positional", "keyword"}
     assert {case.bias for case in suite.cases} == {True, False}

@@ -14,6 +14,7 @@ from lite.tests.toys import (
     IN_FRONT,
     MAYBE_FROM_DATA,
     RESIDUAL,
+    SELECTING,
     TRAINED,
     Coded,
     attach,
@@ -171,7 +172,7 @@ STEPS = {  # owner, name, which call of it fails
     "the first hook of calibration": (nn.Module, "register_forward_pre_hook", 1),
     "the second hook of calibration": (nn.Module, "register_forward_pre_hook", 2),
 }
-DECOMPOSES = {"pissa", "lora_xs", "corda"}
+DECOMPOSES = {"pissa", "lora_xs", "corda", *SELECTING}
 NOT_TAKEN = {  # by the last word of a step, the methods that do without
     "draw": set(CONFIGS) - set(DRAWN),
     "decomposition": set(CONFIGS) - DECOMPOSES,
@@ -180,8 +181,8 @@ NOT_TAKEN = {  # by the last word of a step, the methods that do without
     "parameters": {name for name, trained in TRAINED.items() if len(trained) == 1},
     "hook": set(IN_FRONT),
     "front": set(CONFIGS) - set(IN_FRONT),
-    "buffer": set(CONFIGS) - {"delora", "lora_xs"},
-    "calibration": set(CONFIGS) - set(FROM_DATA),
+    "buffer": set(CONFIGS) - {"delora", "lora_xs", *SELECTING},
+    "calibration": set(CONFIGS) - {*FROM_DATA, *MAYBE_FROM_DATA},
 }
 TAKEN = [(v, step) for v in CONFIGS for step in STEPS if v not in NOT_TAKEN.get(step.split()[-1], set())]
 

@@ -38,6 +38,12 @@ BAD = {
     "apply_gs": [True, 1, 0, None],
     "group_size": [0, -4, 3, 4.0, True, math.inf, None],
     "road_variant": ["road_3", "", "ROAD_1", 1, None],
+    "coeff": [math.inf, -math.inf, math.nan, True, "1", None],
+    "suppress_only": [1, 0, None, "yes"],
+    "act_pool": ["", "RMS", "mean", None, True],
+    "block_size": [0, 1, -2, 2.0, True, "4", None],
+    "max_rotation_angle": [0, -0.5, math.pi, 4, math.inf, math.nan, True, "0.5", None],
+    "rotate_basis": ["", "v", "UV", None, True],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -65,6 +71,14 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "apply_gs": [],  # one value is allowed
     "group_size": [4096, 2],
     "road_variant": ["road_2", "road_4"],
+    "coeff": [0, 1e30, -0.5],
+    "suppress_only": [True],
+    "act_pool": ["mean_abs"],
+    "AntiPaSTORotConfig.act_pool": ["rms"],
+    "AntiPaSTORotConfig.r": [4, 4096],
+    "block_size": [16, 8, 2],
+    "max_rotation_angle": [1e-9, 3.14, 1],
+    "rotate_basis": ["U", "none", "both"],
 }
 CLASSES = [make.config for make in CONFIGS.values()]
 ALL = [(make, field) for make in CLASSES for field in dataclasses.fields(make)]

@@ -28,6 +28,7 @@ MOST = {  # the largest rank; others take any
     lite.LoRAXSConfig: min,
     lite.EVAConfig: lambda d_in, d_out: d_in,
     lite.AntiPaSTOConfig: min,
+    lite.AntiPaSTORotConfig: min,
 }
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 

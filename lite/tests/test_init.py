@@ -26,7 +26,7 @@ def same(one, other):
     return {name: bits(t) for name, t in one.items()} == {name: bits(t) for name, t in other.items()}
 
 
-@each(*DRAWN, "hra")
+@each(*DRAWN, "hra", "antipasto_rot")
 def test_the_seed_decides_the_start(make):
     assert same(start(make(r=2)), start(make(r=2)))
     assert not same(start(make(r=2), seed=4), start(make(r=2), seed=5))
@@ -76,8 +76,9 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
         (lite.DeLoRAConfig(r=2), ["lora_A", "lora_B"]),
         (lite.HRAConfig(r=2), ["lora_U"]),
         (lite.LoRAXSConfig(r=2), ["lora_R"]),
+        (lite.AntiPaSTORotConfig(r=4), ["lora_delta_s"]),
     ],
-    ids=["lora", "lora gaussian", "lora orthogonal", "delora kaiming", "delora", "hra", "lora_xs"],
+    ids=["lora", "lora gaussian", "lora orthogonal", "delora kaiming", "delora", "hra", "lora_xs", "antipasto_rot"],
 )
 def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):
     """One seed starts one adapter on every machine; the meta device draws nothing."""

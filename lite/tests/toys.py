@@ -23,11 +23,14 @@ class Make:
     fitting: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, **options: Any) -> lite.Config:
-        """A config; an odd r becomes the next even one where it has to be even."""
+        """A config; an r for which there is none becomes the next larger one, and blocks make up r, where there are any."""
         assert options.keys() <= {name for make in CONFIGS.values() for name in make.options}, options
         own = self.fitting | {name: value for name, value in options.items() if name in self.options}
         if self.config is lite.HRAConfig and "r" in own:
             own["r"] += own["r"] % 2
+        if self.config is lite.AntiPaSTORotConfig and "r" in own:
+            sizes = [size for size in range(2, own["r"] + 1) if own["r"] % size == 0]
+            own = ({"block_size": sizes[0]} if sizes else {"rotate_basis": "none"}) | own
         return self.config(**own)
 
     @property
@@ -55,6 +58,7 @@ CONFIGS = {
     "hra": Make(lite.HRAConfig),
     "road": Make(lite.RoadConfig, {"group_size": 4}),
     "antipasto": Make(lite.AntiPaSTOConfig),
+    "antipasto_rot": Make(lite.AntiPaSTORotConfig),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -65,13 +69,16 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "hra": ("lora_U",),
     "road": ("lora_theta", "lora_alpha"),
     "antipasto": ("lora_g",),
+    "antipasto_rot": ("lora_delta_s", "lora_rot_T"),
 }
+SELECTING = ("antipasto", "antipasto_rot")  # act in the weight's singular basis, of which data may choose a part
 DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
 EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", "antipasto")  # start as the model bit for bit
+SMALL = {"lora_xs": 1e-4, "antipasto_rot": 1e-2}  # how far, relative to the output, a start may be from one
 RESIDUAL = ("pissa", "olora", "corda")  # replace the weight
 FROM_DATA = ("eva", "corda")
-MAYBE_FROM_DATA = ("antipasto",)
-STEERED = ("antipasto",)
+MAYBE_FROM_DATA = SELECTING
+STEERED = SELECTING
 IN_FRONT = ("ia3_ff", "hra")  # change what the layer gets
 SCALED = ("lora", "dora", "pissa", "olora", "eva", "corda")  # by alpha/r or alpha/√r
 DROPPING = tuple(name for name, make in CONFIGS.items() if "dropout" in make.options)

@@ -80,19 +80,20 @@ def init(config: AntiPaSTORotConfig, layer: Layer, seen: Excited | None = None) 
 
 def turn(config: AntiPaSTORotConfig, T: Tensor) -> Tensor:
     """R − I (r/block_size, block_size, block_size), in `wide`'s dtype: half precision has no solve."""
-    above = torch.triu_indices(config.block_size, config.block_size, offset=1, device=T.device).unbind()
+    i, j = torch.triu_indices(config.block_size, config.block_size, offset=1, device=T.device)
     A = wide(T).new_zeros(len(T), config.block_size, config.block_size)
-    A[:, *above] = wide(T) / 2
+    A[:, i, j] = wide(T) / 2
     A = A - A.mT
     limit = 2 * math.tan(config.max_rotation_angle / 2)
     X = config.coeff * (limit * torch.tanh(A / limit)) / 2
     eye = torch.eye(config.block_size, dtype=X.dtype, device=X.device)
-    return torch.linalg.solve(eye - X, 2 * X)
+    turned: Tensor = torch.linalg.solve(eye - X, 2 * X)
+    return turned
 
 
 def blockwise(h: Tensor, blocks: Tensor) -> Tensor:
     """h (…, r) times a block-diagonal matrix, as one batch of small products."""
-    parts = h.unflatten(-1, blocks.shape[:2])
+    parts = h.reshape(*h.shape[:-1], *blocks.shape[:2])
     return torch.einsum("...ni,nij->...nj", parts, blocks.to(h.dtype)).flatten(-2)
 
 
