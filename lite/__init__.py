@@ -14,6 +14,7 @@ from lite.variants.antipasto_arrow import AntiPaSTOArrowConfig
 from lite.variants.antipasto_asvd import AntiPaSTOASVDConfig
 from lite.variants.antipasto_corda import AntiPaSTOCorDAConfig
 from lite.variants.antipasto_dplr import AntiPaSTODPLRConfig
+from lite.variants.antipasto_rot import AntiPaSTORotConfig
 from lite.variants.asvd import ASVDConfig
 from lite.variants.corda import CorDAConfig
 from lite.variants.delora import DeLoRAConfig
@@ -37,6 +38,7 @@ __all__ = [
     "AntiPaSTOConfig",
     "AntiPaSTOCorDAConfig",
     "AntiPaSTODPLRConfig",
+    "AntiPaSTORotConfig",
     "Config",
     "CorDAConfig",
     "DeLoRAConfig",

@@ -30,13 +30,13 @@ def coeff(case: Case) -> float:
     return float(case.option("coeff", 1.0))
 
 
-def chosen(case: Case, weight: Tensor, data: Calls) -> Tensors:
-    """The r largest components, or those with the largest singular value times pooled size of the input along them."""
+def chosen(case: Case, weight: Tensor, data: Calls, *, pool: str = "rms") -> Tensors:
+    """The r largest components, or those with the largest singular value times pooled size of the input along them. pool: the default."""
     U, S, Vh = torch.linalg.svd(weight.double(), full_matrices=False)
     kept = torch.arange(rank(case))
     if tokens := data["layer"]:
         along = torch.cat(tokens) @ Vh.T
-        pooled = along.pow(2).mean(dim=0).sqrt() if case.option("act_pool", "rms") == "rms" else along.abs().mean(dim=0)
+        pooled = along.pow(2).mean(dim=0).sqrt() if case.option("act_pool", pool) == "rms" else along.abs().mean(dim=0)
         kept = torch.topk(S * pooled, rank(case)).indices.sort().values
     return {"lora_U": U[:, kept], "lora_S": S[kept], "lora_Vh": Vh[kept]}
 

@@ -37,10 +37,11 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """Starts normal with this standard deviation, mean 0."""
+    """Starts normal with this standard deviation."""
 
     std: float
     shape: tuple[int, ...]
+    mean: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +101,8 @@ class Formula:
     residual: (case, W, start) → what is left of W, for methods that take a part out; it is frozen, under the name `residual`.
     copied: whether all implementations are given the same frozen tensors, because a decomposition determines them only up to
         signs and, in clusters, rotations. Their own are compared where they start, and in the state "own".
-    gauge: which axes of which tensors run over the components whose signs are free, or over the first of them; the first names the
-        tensor signs are told by.
+    gauge: what the free signs of components do to which tensors: the axes that run over components, or over the first of them, or a
+        function; the first names the tensor, by axes, that signs are told by.
     right: the factor of a decomposition on the input's side, one component a row.
     adapted: (case, W, b, parameters) → (W′, b′), differentiable, stop-gradients where the paper says so; the parameters
         include the frozen tensors if these are copied.

@@ -103,8 +103,8 @@ def start(case: Case, formula: Formula, weight: Tensor) -> Tensors:
             case Uniform(bound, shape, copies):
                 drawn = (shape[0] // copies, *shape[1:])
                 values[name] = ((uniform(case.seed, "init", name, shape=drawn) * 2 - 1) * bound).repeat_interleave(copies, dim=0)
-            case Normal(std, shape):
-                values[name] = normal(case.seed, "init", name, shape=shape) * std
+            case Normal(std, shape, mean):
+                values[name] = normal(case.seed, "init", name, shape=shape) * std + mean
     return values
 
 

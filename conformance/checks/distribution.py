@@ -24,7 +24,7 @@ def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
     drawn = [value[::copies] if copies > 1 else value for value in values]
     copied = copies == 1 or all(value.equal(one.repeat_interleave(copies, dim=0)) for value, one in zip(values, drawn, strict=True))
     ordered = torch.cat([value.double().flatten() for value in drawn]).sort().values
-    n, spread = len(ordered), float(ordered.square().mean().sqrt())
+    n, spread = len(ordered), float((ordered - getattr(init, "mean", 0.0)).square().mean().sqrt())
     cumulative: Tensor | None
     match init:
         case Uniform(bound):
@@ -32,9 +32,10 @@ def follows(values: list[Tensor], init: Uniform | Normal | Drawn) -> Judgement:
             words, std, kurtosis = f"uniform within ±{bound:.4g}", bound / math.sqrt(3), 9 / 5
             words += f", every row {copies} times" if copies > 1 else ""
             outside = float(ordered.abs().max()) > bound * (1 + 2.0**-20)
-        case Normal(std):
-            cumulative = (1 + torch.erf(ordered / (std * math.sqrt(2)))) / 2
+        case Normal(std, mean=mean):
+            cumulative = (1 + torch.erf((ordered - mean) / (std * math.sqrt(2)))) / 2
             words, kurtosis, outside = f"normal with standard deviation {std:.4g}", 3.0, False
+            words += f" around {mean:.4g}" if mean else ""
         case Drawn(std=std):
             cumulative, outside = None, False  # only its spread is known; five covers an orthonormal mix of half as many normals
             words, kurtosis = f"random with root mean square {std:.4g}", 5.0

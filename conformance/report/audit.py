@@ -106,8 +106,8 @@ def _start(init: Init | None) -> str:
     match init:
         case Uniform(bound, _, copies):
             return f"uniform within ±{bound:.4g}" + (f", every row {copies} times" if copies > 1 else "")
-        case Normal(std):
-            return f"normal, standard deviation {std:.4g}"
+        case Normal(std, mean=mean):
+            return f"normal, standard deviation {std:.4g}" + (f", mean {mean:.4g}" if mean else "")
         case Exactly(value):
             if not value.any():
                 return "zero"

@@ -9,9 +9,9 @@ from refs.case import Case
 SEED = 11  # data with which the largest components, those by rms and those by mean_abs are three different sets
 
 
-def selected(case: Case, **together: Any) -> tuple[Case, ...]:
-    """Components chosen by data, pooled in both ways, and once beside other options."""
-    pools: tuple[dict[str, Any], ...] = ({}, {"act_pool": "mean_abs"}, {"act_pool": "mean_abs"} | together)
+def selected(case: Case, other: str = "mean_abs", **together: Any) -> tuple[Case, ...]:
+    """Components chosen by data, pooled in both ways, and once beside other options. other: way of pooling than the default."""
+    pools: tuple[dict[str, Any], ...] = ({}, {"act_pool": other}, {"act_pool": other} | together)
     return tuple(case.but(data="padded", seed=SEED, options=options) for options in pools)
 
 

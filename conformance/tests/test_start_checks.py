@@ -101,6 +101,17 @@ def test_a_nearly_zero_start_of_another_size_fails(factor):
     assert failed == ["size of the start"]
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1, -4e-4), (-1, 0), (1.3, -1.2e-4)], ids=["mean 0", "mean negative", "spread"])
+def test_a_normal_start_around_another_mean_or_with_another_spread_fails(factor, shift):
+    def moved(subject, case):
+        subject["lora_delta_s"].mul_(factor).add_(shift)
+
+    assert worst(found("antipasto_rot", "init")) is Verdict.EQUIVALENT
+    failed = [m for m in found("antipasto_rot", "init", changed("antipasto_rot", moved)) if m.verdict.is_red]
+    assert [m.what for m in failed] == ["lora_delta_s"]
+    assert failed[0].should == "(4,) normal with standard deviation 0.0004 around 0.0004"
+
+
 def uncentred(subject, case):
     tokens = torch.cat(calls(batches(case), labels=True)["layer"])
     subject.write({"lora_A": torch.linalg.svd(tokens, full_matrices=False).Vh[: len(subject["lora_A"])]})

@@ -66,6 +66,13 @@ def core(config: BasisConfig, t: dict[str, Tensor]) -> Tensor:
                         K[i, j] += config.coeff * t["lora_M"][i, j] * t["lora_S"][j]
             gains = [1.0] * config.block + gain(config, t["lora_g"]).tolist()
             return K * torch.tensor(gains, dtype=K.dtype)
+        case lite.AntiPaSTORotConfig():
+            K = (t["lora_S"] + config.coeff * t["lora_delta_s"]).diag()
+            if config.rotate_basis in ("V", "both"):
+                K = K @ rotation(config, t["lora_rot_T"])
+            if config.rotate_basis in ("U", "both"):
+                K = rotation(config, t["lora_rot_T_u" if config.rotate_basis == "both" else "lora_rot_T"]).T @ K
+            return K
     raise NotImplementedError(type(config).__name__)
 
 
@@ -84,6 +91,17 @@ def gain(config: BasisConfig, g: Tensor) -> Tensor:
     """1 + ELU, number by number."""
     z = [config.coeff * (min(value, 0.0) if config.suppress_only else value) for value in g.tolist()]
     return torch.tensor([1 + value if value > 0 else math.exp(value) for value in z], dtype=torch.float64)
+
+
+def rotation(config: lite.AntiPaSTORotConfig, T: Tensor) -> Tensor:
+    """R (r, r), whose blocks' entries are taken from T one after the other: above the diagonal, by rows."""
+    X, limit, values = T.new_zeros(config.r, config.r), 2 * math.tan(config.max_rotation_angle / 2), iter(T.flatten().tolist())
+    for first in range(0, config.r, config.block_size):
+        for i in range(first, first + config.block_size):
+            for j in range(i + 1, first + config.block_size):
+                X[i, j] = config.coeff * limit * math.tanh(next(values) / 2 / limit) / 2
+                X[j, i] = -X[i, j]
+    return (torch.eye(config.r) - X).inverse() @ (torch.eye(config.r) + X)
 
 
 def turn(config: lite.RoadConfig, theta: Tensor, alpha: Tensor, d_out: int) -> Tensor:

@@ -50,6 +50,9 @@ BAD = {
     "road_variant": ["road_3", "", "ROAD_1", 1, None],
     "lora_rank": [0, -1, 2.5, True, "8", None, math.inf],
     "block": [0, -1, 2.5, True, "8", None, math.inf],
+    "block_size": [0, 1, -2, 2.0, True, "4", None],
+    "max_rotation_angle": [0, -0.5, math.pi, 4, math.inf, math.nan, True, "0.5", None],
+    "rotate_basis": ["", "v", "UV", None, True],
 }
 GOOD = {  # not the defaults, and at the edge of what is allowed
     "target_names": [("q_proj$", r"\.k"), ("",)],
@@ -91,6 +94,11 @@ GOOD = {  # not the defaults, and at the edge of what is allowed
     "AntiPaSTODPLRConfig.r": [8, 4096],
     "block": [15, 1],
     "AntiPaSTOArrowConfig.r": [9, 4096],
+    "AntiPaSTORotConfig.act_pool": ["rms"],
+    "AntiPaSTORotConfig.r": [4, 4096],
+    "block_size": [16, 8, 2],
+    "max_rotation_angle": [1e-9, 3.14, 1],
+    "rotate_basis": ["U", "none", "both"],
 }
 CLASSES = [make.config for make in CONFIGS.values()]
 ALL = [(make, field) for make in CLASSES for field in dataclasses.fields(make)]

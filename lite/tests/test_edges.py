@@ -34,6 +34,7 @@ MOST = {  # the largest rank; others take any
     lite.AntiPaSTOCorDAConfig: min,
     lite.AntiPaSTOASVDConfig: min,
     lite.AntiPaSTOAblateConfig: min,
+    lite.AntiPaSTORotConfig: min,
 }
 NO_TOKENS = {"no tokens": (0,), "no sequences": (0, 5), "sequences of no tokens": (3, 0)}
 

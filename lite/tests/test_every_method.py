@@ -16,6 +16,7 @@ from lite.tests.toys import (
     IN_FRONT,
     MAYBE_FROM_DATA,
     RESIDUAL,
+    SMALL,
     TRAINED,
     all_bits,
     attach,
@@ -64,7 +65,7 @@ def test_a_start_that_is_no_exact_identity_is_one_up_to_rounding(make, build, dt
     y = layer(x).double()
     attach(layer, make(r=4, lora_bias=True), [x])
     change = (layer(x).double() - y).norm() / y.norm()
-    small = 1e-4 if make.config is lite.LoRAXSConfig else 0
+    small = SMALL.get(make.variant.name, 0)
     assert change <= small + 20 * torch.finfo(dtype).eps
     assert (
         change > 0 or make.config is lite.HRAConfig or (dtype is torch.bfloat16 and small)
@@ -101,7 +102,7 @@ def test_a_tied_embedding_is_left_alone_and_the_tie_is_back_after_detach(make, f
     before, vectors, y = snapshot(model), bits(model.tokens(TOKENS)), model(TOKENS)
     attach(model, make(r=2, group_size=2), [TOKENS])
     assert bits(model.tokens(TOKENS)) == vectors
-    assert (model(TOKENS) - y).norm() < 1e-3 * y.norm()
+    assert (model(TOKENS) - y).norm() < max(1e-3, SMALL.get(make.variant.name, 0)) * y.norm()
     trained(model)(TOKENS).square().sum().backward()
     assert bits(model.tokens(TOKENS)) == vectors
     assert model.tokens.weight.grad is None

@@ -26,7 +26,7 @@ def same(one, other):
     return {name: bits(t) for name, t in one.items()} == {name: bits(t) for name, t in other.items()}
 
 
-@each(*DRAWN, "hra", "antipasto_dplr")
+@each(*DRAWN, "hra", "antipasto_dplr", "antipasto_rot")
 def test_the_seed_decides_the_start(make):
     assert same(start(make(r=2)), start(make(r=2)))
     assert not same(start(make(r=2), seed=4), start(make(r=2), seed=5))
@@ -78,6 +78,7 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
         (lite.LoRAXSConfig(r=2), ["lora_R"]),
         (lite.AntiPaSTODPLRConfig(r=3, lora_rank=2), ["lora_A"]),
         (lite.AntiPaSTOAblateConfig(r=2), ["lora_c"]),
+        (lite.AntiPaSTORotConfig(r=4), ["lora_delta_s"]),
     ],
     ids=[
         "lora",
@@ -89,6 +90,7 @@ def test_nor_does_it_where_a_start_is_drawn_in_another_way(config, dtype, defaul
         "lora_xs",
         "antipasto_dplr",
         "antipasto_ablate",
+        "antipasto_rot",
     ],
 )
 def test_numbers_are_drawn_on_the_cpu_whatever_the_default_device(config, drawn):

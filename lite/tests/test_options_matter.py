@@ -11,7 +11,16 @@ from lite.tests.toys import CONFIGS, all_bits, attach, bits, inputs, net, traine
 
 # EVA shares out its ranks unevenly here, and the components that are largest by rms and by mean_abs are not the same.
 UNEVEN = [inputs(60, 3, 6, seed=89) * torch.tensor([3.0, 1, 1, 1, 1, 1])]
-FUNCTION_ONLY = {"alpha", "dropout", "rslora", "adjust_scaling_factors", "group_size", "coeff", "suppress_only"}
+FUNCTION_ONLY = {
+    "alpha",
+    "dropout",
+    "rslora",
+    "adjust_scaling_factors",
+    "group_size",
+    "coeff",
+    "suppress_only",
+    "max_rotation_angle",
+}
 OPTIONS = [(make, name) for make in CONFIGS.values() for name in make.options if values(GOOD, make.config, name)]
 
 
@@ -26,13 +35,13 @@ def result(config):
 
 def own(make, name):
     """A good value that changes something here."""
-    return {"r": 4, "rho": 1, "lora_rank": 1, "block": 2, "k": 2}.get(name) or values(GOOD, make.config, name)[-1]
+    return {"r": 4, "rho": 1, "lora_rank": 1, "block": 2, "k": 2, "block_size": 4}.get(name) or values(GOOD, make.config, name)[-1]
 
 
 @pytest.mark.parametrize(("make", "name"), [pytest.param(m, n, id=f"{m.config.__name__}-{n}") for m, n in OPTIONS])
 def test_an_option_changes_something_or_is_refused(make, name):
     value = {"target_names": ("first",), "exclude_names": ("first",)}.get(name, own(make, name))
-    plain = make(r=3 if name == "block" else 2, cov_orient=name == "cov_eps")
+    plain = make(r={"block": 3, "block_size": 4}.get(name, 2), cov_orient=name == "cov_eps")
     config = dataclasses.replace(plain, **{name: value})
     assert getattr(config, name) != getattr(plain, name)
     if name in ("layers", "target_roles"):

@@ -23,13 +23,16 @@ class Make:
     fitting: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, **options: Any) -> lite.Config:
-        """A config; an r for which there is none becomes the next larger one."""
+        """A config; an r for which there is none becomes the next larger one, and blocks make up r, where there are any."""
         assert options.keys() <= {name for make in CONFIGS.values() for name in make.options}, options
         own = self.fitting | {name: value for name, value in options.items() if name in self.options}
         if self.config is lite.HRAConfig and "r" in own:
             own["r"] += own["r"] % 2
         if "r" in own:  # what has to find room in it
             own["r"] = max(own["r"], own.get("lora_rank", 1), own.get("block", 0) + 1)
+        if self.config is lite.AntiPaSTORotConfig and "r" in own:
+            sizes = [size for size in range(2, own["r"] + 1) if own["r"] % size == 0]
+            own = ({"block_size": sizes[0]} if sizes else {"rotate_basis": "none"}) | own
         return self.config(**own)
 
     @property
@@ -63,6 +66,7 @@ CONFIGS = {
     "antipasto_corda": Make(lite.AntiPaSTOCorDAConfig),
     "antipasto_asvd": Make(lite.AntiPaSTOASVDConfig),
     "antipasto_ablate": Make(lite.AntiPaSTOAblateConfig, {"init_alpha": 0.0}),
+    "antipasto_rot": Make(lite.AntiPaSTORotConfig),
 }
 TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "dora": ("lora_A", "lora_B", "lora_m"),
@@ -78,17 +82,27 @@ TRAINED = dict.fromkeys(CONFIGS, ("lora_A", "lora_B")) | {
     "antipasto_corda": ("lora_g",),
     "antipasto_asvd": ("lora_g",),
     "antipasto_ablate": ("lora_c", "lora_alpha"),
+    "antipasto_rot": ("lora_delta_s", "lora_rot_T"),
 }
+DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
 SELECTING = (
     "antipasto",
+    "antipasto_rot",
     "antipasto_dplr",
     "antipasto_arrow",
-)  # act in the weight's singular basis, of which data may choose a part
-DRAWN = ("lora", "dora", "delora")  # A is drawn, B is zero
+)  # in a weight's singular basis, of which data may choose a part
 ORIENTED = ("antipasto_corda", "antipasto_asvd")  # in a basis that data always orient
 BY_OPTION_FROM_DATA = ("antipasto_ablate",)
 IN_A_BASIS = (*SELECTING, *ORIENTED, *BY_OPTION_FROM_DATA)
-EXACT = (*DRAWN, "eva", "ia3", "ia3_ff", "road", *IN_A_BASIS)  # start as the model bit for bit
+SMALL = {"lora_xs": 1e-4, "antipasto_rot": 1e-2}  # how far, relative to the output, a start may be from the model
+EXACT = (
+    *DRAWN,
+    "eva",
+    "ia3",
+    "ia3_ff",
+    "road",
+    *(name for name in IN_A_BASIS if name not in SMALL),
+)  # start as the model bit for bit
 RESIDUAL = ("pissa", "olora", "corda", "asvd")  # replace the weight
 FROM_DATA = ("eva", "corda", "asvd", *ORIENTED)
 MAYBE_FROM_DATA = SELECTING  # where there are some

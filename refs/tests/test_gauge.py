@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refs import eva, lora, lora_xs, pissa
+from refs import antipasto_rot, eva, lora, lora_xs, pissa
 from refs.case import Case
 from refs.closed_form import ClosedForm, aligned, start_sensitivity
 from refs.formula import Drawn
@@ -28,6 +28,16 @@ def test_signs_are_told_by_the_first_tensor_and_turn_every_axis_named():
     assert signs({"lora_B": (1,)}, B * flips, B).equal(flips)
 
 
+def test_what_is_about_two_components_turns_with_either():
+    case = CASE.but(rank=6, alpha=None, options={"block_size": 3})
+    T, flips = normal("T", shape=(2, 3)), torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0]).double()
+    own = turned(antipasto_rot.FORMULA.gauge, "lora_rot_T", T, flips)
+    assert own.equal(T * torch.tensor([[-1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]]).double())
+    R, other = (antipasto_rot.rotation(case, value) for value in (T, own))
+    torch.testing.assert_close(other, flips[:, None] * R * flips, rtol=1e-13, atol=1e-14)
+    assert turned(antipasto_rot.FORMULA.gauge, "lora_delta_s", flips, flips) is flips
+
+
 def test_aligned_forgives_signs_that_cancel_and_nothing_else():
     own = pissa.FORMULA.begin(CASE, problem(CASE, pissa.FORMULA).weight).decomposed
     plain = aligned(pissa.FORMULA, own, own)
@@ -41,9 +51,11 @@ def test_aligned_forgives_signs_that_cancel_and_nothing_else():
     assert not aligned(pissa.FORMULA, swapped, own)["lora_A"].equal(plain["lora_A"])
 
 
-@pytest.mark.parametrize("formula", [pissa.FORMULA, lora_xs.FORMULA], ids=["pissa", "lora_xs"])
+@pytest.mark.parametrize(
+    "formula", [pissa.FORMULA, lora_xs.FORMULA, antipasto_rot.FORMULA], ids=["pissa", "lora_xs", "antipasto_rot"]
+)
 def test_in_the_state_own_a_subject_keeps_its_frozen_tensors_whatever_their_signs(formula):
-    case = CASE.but(state="own")
+    case = CASE.but(state="own", options={"block_size": 3} if formula is antipasto_rot.FORMULA else {})
     numbers = problem(case, formula)
     assert numbers.frozen == {}
     plain = run_at(ClosedForm(formula).build(case, numbers), case, numbers, formula)
@@ -57,8 +69,8 @@ def test_in_the_state_own_a_subject_keeps_its_frozen_tensors_whatever_their_sign
     assert trace.keys() == plain.keys()
     for name, value in trace.items():
         torch.testing.assert_close(value, plain[name], rtol=1e-12, atol=1e-13)
-    given = problem(CASE, formula)
-    copied = run_at(ClosedForm(formula).at(CASE, given, first, other), CASE, given, formula)
+    given = problem(case.but(state="perturbed"), formula)
+    copied = run_at(ClosedForm(formula).at(case, given, first, other), case.but(state="perturbed"), given, formula)
     torch.testing.assert_close(copied["output"], plain["output"], rtol=1e-12, atol=1e-13)
 
 

@@ -11,7 +11,7 @@ from conformance.variants import known
 from refs import delora, lora
 from refs.case import Case
 from refs.closed_form import ClosedForm
-from refs.formula import Uniform
+from refs.formula import Normal, Uniform
 from refs.numbers import normal
 from refs.problem import EFFECT, base, problem, start
 from refs.subject import run_at
@@ -239,6 +239,8 @@ def test_the_start_follows_the_description():
     assert A.std() == pytest.approx(bound / 3**0.5, rel=0.15)
     gaussian = start(CASE.but(options={"init": "gaussian"}), lora.FORMULA, weight)["lora_A"]
     assert gaussian.std() == pytest.approx(1 / 4, rel=0.15)
+    shifted = dataclasses.replace(lora.FORMULA, init=lambda case, weight: {"lora_A": Normal(1 / 4, (4, 24), mean=3.0)})
+    assert torch.allclose(start(CASE.but(options={"init": "gaussian"}), shifted, weight)["lora_A"], gaussian + 3)
     formula = dataclasses.replace(lora.FORMULA, init=lambda case, weight: {"one": Uniform(1.0, (3,)), "two": Uniform(1.0, (3,))})
     drawn = start(CASE, formula, weight)
     assert not drawn["one"].equal(drawn["two"])

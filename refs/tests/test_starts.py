@@ -4,17 +4,33 @@ import numpy as np
 import pytest
 import torch
 
-from refs import antipasto_ablate, antipasto_asvd, antipasto_corda, asvd, corda, eva, hra, ia3, ia3_ff, lora_xs, olora, pissa, road
+from refs import (
+    antipasto_ablate,
+    antipasto_asvd,
+    antipasto_corda,
+    antipasto_rot,
+    asvd,
+    corda,
+    eva,
+    hra,
+    ia3,
+    ia3_ff,
+    lora_xs,
+    olora,
+    pissa,
+    road,
+)
 from refs.calibration import batches, calls
 from refs.case import Case
 from refs.problem import problem, start
 
 CASE = Case(d_in=12, d_out=8, rank=3, alpha=7.5, weight="decay")
 FORMULAS = {"pissa": pissa, "olora": olora, "lora_xs": lora_xs, "corda": corda, "eva": eva, "hra": hra, "road": road}
-FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff, "asvd": asvd}
+FORMULAS |= {"ia3": ia3, "ia3_ff": ia3_ff, "asvd": asvd, "antipasto_rot": antipasto_rot}
 FORMULAS |= {"antipasto_corda": antipasto_corda, "antipasto_asvd": antipasto_asvd, "antipasto_ablate": antipasto_ablate}
 
 NEED_DATA = ("eva", "corda", "asvd", "antipasto_corda", "antipasto_asvd")
+SMALL = {"lora_xs": 1e-4, "antipasto_rot": 2e-3}  # starts that are no identity
 
 
 def at(variant, case):
@@ -234,6 +250,28 @@ def test_ia3_scales_outputs_or_inputs():
     near(shifted, bias)
 
 
+@pytest.mark.parametrize("basis", ["V", "U", "both", "none"])
+@pytest.mark.parametrize("coeff", [1.0, -0.6])
+def test_antipasto_turns_pairs_of_components_by_angles(coeff, basis):
+    options = {"block_size": 2, "coeff": coeff, "max_rotation_angle": 0.7, "rotate_basis": basis}
+    W, _, begin, p, adapted, _ = at("antipasto_rot", CASE.but(rank=4, alpha=None, options=options))
+
+    def turned(vectors, T):  # columns, in pairs: towards each other's place
+        new, most = vectors.copy(), np.tan(0.35)
+        for pair, half in enumerate(coeff * most * np.tanh(T[:, 0] / 2 / (2 * most))):
+            c, s = np.cos(2 * np.arctan(half)), np.sin(2 * np.arctan(half))
+            one, other = vectors[:, 2 * pair], vectors[:, 2 * pair + 1]
+            new[:, 2 * pair], new[:, 2 * pair + 1] = c * one + s * other, c * other - s * one
+        return new
+
+    U, V, S = p["lora_U"], p["lora_Vh"].T, p["lora_S"]
+    changed_U = turned(U, p["lora_rot_T_u" if basis == "both" else "lora_rot_T"]) if basis in ("U", "both") else U
+    changed_V = turned(V, p["lora_rot_T"]) if basis in ("V", "both") else V
+    near(adapted, W - U @ np.diag(S) @ V.T + changed_U @ np.diag(S + coeff * p["lora_delta_s"]) @ changed_V.T)
+    assert ("lora_rot_T" in p, "lora_rot_T_u" in p) == (basis != "none", basis == "both")
+    assert all(not begin[name].any() for name in p if "rot" in name)
+
+
 @pytest.mark.parametrize("variant", FORMULAS)
 def test_the_numbers_given_at_the_start_give_the_weight_back(variant):
     changes = {"state": "init", "data": "one" if variant in NEED_DATA else "", "rank": 4}
@@ -241,5 +279,5 @@ def test_the_numbers_given_at_the_start_give_the_weight_back(variant):
     changes |= {"options": {"init_alpha": 0.0}} if variant == "antipasto_ablate" else {}
     changes |= {"alpha": None} if variant == "hra" else {}
     W, _, _, _, adapted, _ = at(variant, CASE.but(**changes))
-    near(adapted, W, 1e-4 if variant == "lora_xs" else 1e-12)
+    near(adapted, W, SMALL.get(variant, 1e-12))
     assert torch.isfinite(torch.from_numpy(adapted)).all()
