@@ -49,7 +49,7 @@ SUITE = Suite(
     formula=antipasto_rot.FORMULA,
     references=(antipasto_rot.RECORDED,),
     candidate=LiteLayer("antipasto_rot", antipasto_rot.FORMULA, small={"r": 4}),
-    cases=(*CASES, *selected(CASES[0], "rms"), *RECORDED),
+    cases=(*CASES, *selected(CASES[0], "rms", **SEVERAL | {"block_size": 2}), *RECORDED),
     dropout=False,
     fit=whole_blocks,
     refused=(
