@@ -1,9 +1,10 @@
-"""AntiPaSTO's rotation against lora-lite as it was recorded, and the formula."""
+"""AntiPaSTO's rotation against the author's layer, antipasto3, lora-lite as it was recorded, and the formula."""
 
 from typing import Any
 
 from conformance.parametrize import parametrized
 from conformance.suite import BARE, Suite, grid
+from conformance.suites.antipasto_authors import documented
 from conformance.suites.basis import recorded, selected
 from conformance.suites.lite_layers import LiteLayer
 from refs import antipasto_rot
@@ -60,6 +61,7 @@ SUITE = Suite(
     dropout=False,
     bare=DEFAULTS,
     fit=whole_blocks,
+    divergences=tuple(documented()),
     refused=(
         ("a rank above the weight's", {"r": 9, "block_size": 3}, ("r = 9", "(8, 12)")),
         ("a rank that is no multiple of the block size", {"r": 6}, ("block_size = 4", "r = 6")),

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ class Bridged(nn.Module):
 
     def torch(self, array: Any) -> Tensor:
         """An array of JAX in the case's dtype."""
-        return torch.from_dlpack(array).clone().to(self.case.torch_dtype)
+        return torch.from_numpy(np.array(array)).to(self.case.torch_dtype)
 
     def array(self, tensor: Tensor) -> Any:
         """A tensor as JAX's, in float32."""
