@@ -152,7 +152,7 @@ def _compared(trial: Trial, case: Case, theirs: Trace, *, outputs: bool) -> None
 
 
 def _computes_in_float32(*sides: Implementation) -> list[str]:
-    """Names of those that say so; only what was recorded does."""
+    """Names of those that say so: references that were recorded, and authors' layers."""
     return [side.name for side in sides if getattr(side, "in_float32", False)]
 
 
@@ -176,7 +176,7 @@ def compare_below(trial: Trial, cases: Iterable[Case]) -> None:
     for case in trial.cases(cases):
         mine, theirs = (runs.at_values(side, case, trial.formula) for side in (trial.candidate, trial.truth))
         no_float64 = trial.truth.refuses(case.but(dtype="float64", adapter_dtype=None))  # it was recorded in one dtype
-        exact = ClosedForm(trial.formula) if no_float64 else trial.truth
+        exact = ClosedForm(trial.formula) if no_float64 or _computes_in_float32(trial.truth) else trial.truth
         truth, kappa = runs.oracle(exact, case, trial.formula), runs.kappa(case, trial.formula)
         for name, value in theirs.items():
             trial.judge(name, case, policy.no_less_accurate(mine[name], value, truth[name], kappa=kappa[name]))

@@ -1,12 +1,14 @@
-"""AntiPaSTO's rotation against lora-lite as it was recorded, and the formula."""
+"""AntiPaSTO's rotation against the author's layer, antipasto3, lora-lite as it was recorded, and the formula."""
 
 from typing import Any
 
 from conformance.parametrize import parametrized
-from conformance.suite import Suite, grid
+from conformance.suite import BARE, Suite, grid
+from conformance.suites.antipasto_authors import documented
 from conformance.suites.basis import recorded, selected
 from conformance.suites.lite_layers import LiteLayer
 from refs import antipasto_rot
+from refs.authors.layer import AuthorLayer
 from refs.case import Case
 
 OPTIONS: list[dict[str, Any]] = [
@@ -37,8 +39,10 @@ def whole_blocks(case: Case) -> Case:
 
 
 PLAIN = tuple(one_block(case) for case in grid(alpha=False, weight="decay", wide=False))
-BARE = PLAIN[0].but(bias=False)  # the authors drop a bias
-CASES = (*PLAIN, *(BARE.but(options=options) for options in OPTIONS), BARE.but(rank=6, options=SEVERAL))
+UNBIASED = PLAIN[0].but(bias=False)  # the authors drop a bias
+CASES = (*PLAIN, *(UNBIASED.but(options=options) for options in OPTIONS), UNBIASED.but(rank=6, options=SEVERAL))
+DEFAULTS = BARE.but(bias=False)
+STEERED = UNBIASED.but(options={"coeff": -0.3})  # as the sweep of coefficients does
 RECORDED = recorded(
     "antipasto_rot",
     [(0, {}), (1, {"max_rotation_angle": 0.3, "rotate_basis": "U"}), (2, {"block_size": 2, "rotate_basis": "both"}), (6, {})],
@@ -47,11 +51,17 @@ RECORDED = recorded(
 SUITE = Suite(
     variant="antipasto_rot",
     formula=antipasto_rot.FORMULA,
-    references=(antipasto_rot.RECORDED,),
+    references=(
+        AuthorLayer("antipasto", antipasto_rot.FORMULA, (*CASES, STEERED, DEFAULTS), states=("saturated",)),
+        AuthorLayer("antipasto3", antipasto_rot.FORMULA, (*CASES, STEERED), name="author JAX", in_float32=True),
+        antipasto_rot.RECORDED,
+    ),
     candidate=LiteLayer("antipasto_rot", antipasto_rot.FORMULA, small={"r": 4}),
     cases=(*CASES, *selected(CASES[0], "rms", **SEVERAL | {"block_size": 2}), *RECORDED),
     dropout=False,
+    bare=DEFAULTS,
     fit=whole_blocks,
+    divergences=tuple(documented()),
     refused=(
         ("a rank above the weight's", {"r": 9, "block_size": 3}, ("r = 9", "(8, 12)")),
         ("a rank that is no multiple of the block size", {"r": 6}, ("block_size = 4", "r = 6")),

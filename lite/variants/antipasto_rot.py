@@ -4,14 +4,17 @@ y = x Wᵀ + b + ((x Vhᵀ R_vᵀ)·(S + coeff·δ_s) R_u − x Vhᵀ·S) Uᵀ, 
 R_v, R_u block-diagonal, (r, r) in blocks of block_size: (I − X)⁻¹(I + X),  X = coeff·L tanh(A/L)/2,  L = 2 tan(max_rotation_angle/2)
 A_ij = T/2 for i < j, −T/2 below the diagonal, T (r/block_size, block_size·(block_size − 1)/2) by rows; the bases that do not turn have R = I
 Identity at init: nearly: T = 0, but δ_s is normal with mean and standard deviation 4e-4; bit for bit at coeff = 0, which adds an exact zero.
-Departures: lora-lite replaces W by W − U S Vh and adds the adapted part back, in bfloat16 by default; here W stays and only the difference is
-added, with R − I = (I − X)⁻¹ 2X and never S + δ_s − S, so that a small turn or shift is as precise as a large one (in bfloat16 lora-lite's own
-start changes nothing). It turns in float32 whatever the dtype; here in float64 there. coeff is the authors': lora-lite dropped it.
+Departures: lora-lite and the authors replace W by W − U S Vh and add the adapted part back; here W stays and only the difference is added, with
+R − I = (I − X)⁻¹ 2X and never S + δ_s − S, so that a small turn or shift is as precise as a large one (in bfloat16 lora-lite's own start
+changes nothing). lora-lite turns in float32 whatever the dtype, here in float64 there; it dropped the coefficient, which is the authors'.
+antipasto-rot-bias: the authors drop the layer's bias. antipasto-rot-residual: antipasto3 keeps what is left of W in bfloat16 (1e-3 off).
+antipasto-rot-start: the authors draw T, too; T = 0 is lora-lite's. antipasto-rot-angle: 0.5 rad is lora-lite's default, the author's π/3.
+The author turns all r components as one block, antipasto3 both sides by the same parameters, with the opposite sign of T in both.
 The clamp is on the entries of A, in all implementations, so that max_rotation_angle bounds the angle for blocks of two only: an angle is at most
 2·atan(cot(π/(2·block_size))·tan(max_rotation_angle/2)), for the default 0.5 rad 0.50, 1.11, 1.82 and 2.41 in blocks of 2, 4, 8 and 16.
 R(coeff)·R(−coeff) = I, but the outputs at coeff and −coeff do not mirror each other.
-Sources: wassname/AntiPaSTO 85c09b7 `antipasto_adapter.py`; wassname/antipasto3 (as kept in wassname/lora-lite 19888fb `docs/refs`);
-wassname/lora-lite 5f9d90d `variants/antipasto_rot.py`, as recorded; arXiv:2601.07473.
+Sources: wassname/AntiPaSTO 85c09b7 `antipasto/peft_utils/antipasto_adapter.py`; antipasto3, as kept in wassname/lora-lite 19888fb
+`docs/refs/antipasto3_svd_adapter.py`; wassname/lora-lite 5f9d90d `variants/antipasto_rot.py`, as recorded; arXiv:2601.07473.
 """
 
 import math

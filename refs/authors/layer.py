@@ -36,7 +36,8 @@ class AuthorLayer:
     """The layer of one manifest. cases: of the suite; which of them are recorded, and in which dtypes and states, says `asked`.
 
     layers, vectors: where its manifest and its recorded traces are. name: of its column. other_start: why its start and its defaults are not the method's, or None.
-    states: of the formula's own, which are recorded besides.
+    states: of the formula's own, which are recorded besides. in_float32: whether it computes in float32 whatever the dtype, so that it is
+    right to float32 only.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class AuthorLayer:
     layers: Path = manifest.LAYERS
     vectors: Path = VECTORS
     states: tuple[str, ...] = ()
+    in_float32: bool = False
     is_fixed: bool = True
 
     @functools.cached_property
