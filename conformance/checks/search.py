@@ -78,8 +78,9 @@ def cases(draw: Callable[[st.SearchStrategy[Any]], Any], suite: Suite, space: Sp
         state=draw(st.sampled_from(["init", "perturbed", *suite.formula.states, *(["own"] if suite.formula.gauge else [])])),
         mode=draw(st.sampled_from(["train", "eval"])),
         seed=draw(st.integers(0, 99)),
-        options=draw(small).options,
     )
+    other = draw(small)
+    made = made.but(options=other.options, data=like.data or other.data)
     if max(d_in, d_out) >= SPLITS:
         made = made.but(threads=draw(st.sampled_from(space.threads)))
     return suite.fit(made)

@@ -16,7 +16,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"init_alpha": 0.0},
     {"init_alpha": 0.4, "k": 2},
 ]
-ORIENTED: list[dict[str, Any]] = [{"cov_orient": True}, {"cov_orient": True, "cov_eps": 0.5, "k": 2, "coeff": 0.5, "init_alpha": 0.4}]
+ORIENTED: list[dict[str, Any]] = [
+    {"cov_orient": True},
+    {"cov_orient": True, "cov_eps": 0.5, "k": 2, "coeff": 0.5, "init_alpha": 0.4},
+]
 CASES = grid(alpha=False, weight="decay", options=OPTIONS, wide=False)
 BY_DATA = tuple(CASES[number].but(data="padded", options=options) for number, options in enumerate(ORIENTED))
 RECORDED = recorded("antipasto_ablate", [(0, {}), (1, {"k": 2, "coeff": -1.0}), (2, {"k": 3}), (6, {"k": 2})])
