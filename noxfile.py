@@ -125,7 +125,7 @@ def search(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """How long and how large the suites are: `pytest -k delora` beyond its imports, all variants, peak memory. `-- --help`."""
+    """How long lite's layers take beside PiSSA's, and how long and how large the suites are. `-- layers`, `-- suites`, `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance.bench", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""How long the suites take and how much memory: whole processes, beside the bare imports."""
+"""How long the suites take and how much memory: whole processes, beside the bare imports; and how long lite's layers take."""
 
 import argparse
 import statistics
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from conformance import bench_layers
 
 IMPORTS = ["-c", "import torch, peft"]
 SUITES = ["-m", "pytest", "--pyargs", "conformance.suites", "-q", "-p", "no:randomly", "--conformance-dir", ".conformance/bench"]
@@ -40,10 +42,18 @@ def timed(arguments: Sequence[str]) -> Run:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="runs of each command after one to warm up (default 3)")
-    runs = parser.parse_args().runs
+    parser.add_argument("what", nargs="*", choices=("layers", "suites"), help="default: both")
+    parser.add_argument("--runs", type=int, help="runs of each after one to warm up (default 3 of suites, 15 of layers)")
+    asked = parser.parse_args()
+    for what, report, runs in (("layers", bench_layers.report, 15), ("suites", suites, 3)):
+        if not asked.what or what in asked.what:
+            report(asked.runs or runs)
+
+
+def suites(runs: int) -> None:
+    """Print how long whole runs take."""
     table = Table("command", "median s", "beyond imports", "min … max s", "largest process")
     imports = 0.0
     for name, arguments in track(COMMANDS.items(), "running", console=Console(stderr=True)):
