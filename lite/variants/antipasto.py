@@ -11,6 +11,8 @@ With suppress_only and coeff < 0 it amplifies: it is g that is clamped, not z.
 Sources: wassname/AntiPaSTO 85c09b7 (the family); wassname/lora-lite ef69c88 `variants/antipasto.py`, as recorded.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,8 +45,8 @@ def init(config: AntiPaSTOConfig, layer: Layer, seen: Excited | None = None) -> 
     return {"lora_g": torch.zeros(config.r), **basis(config, layer, seen)}
 
 
-def change(config: AntiPaSTOConfig, g: Tensor) -> Tensor:
-    """gain − 1, precise where it is small."""
+def change(config: Any, g: Tensor) -> Tensor:
+    """gain − 1, precise where it is small; of a config with coeff and suppress_only."""
     return F.elu(config.coeff * (g.clamp(max=0) if config.suppress_only else g))
 
 

@@ -65,9 +65,8 @@ def init(config: AntiPaSTOAblateConfig, layer: Layer, seen: Moments | None = Non
 
 def directions(c: Tensor) -> Tensor:
     """C (r, k), orthonormal columns."""
-    if c.shape[1] == 1:
-        return c / (c.norm() + LEAST)
-    return torch.linalg.qr(wide(c)).Q.to(c.dtype)
+    C: Tensor = c / (c.norm() + LEAST) if c.shape[1] == 1 else torch.linalg.qr(wide(c)).Q.to(c.dtype)
+    return C
 
 
 def forward(config: AntiPaSTOAblateConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
