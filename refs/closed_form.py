@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +87,7 @@ def sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) 
         given = at.frozen or formula.begin(exact, at.weight).frozen
         return run_at(ClosedForm(formula).at(exact, at, at.parameters, given), exact, at, formula)
 
-    return _largest_changes(trace(problem), (trace(_jittered(case, problem, draw, formula.jumps)) for draw in range(draws)))
+    return _largest_changes(trace(problem), (trace(_jittered(case, problem, draw, formula)) for draw in range(draws)))
 
 
 def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int = 4) -> dict[str, float]:
@@ -100,7 +99,7 @@ def start_sensitivity(case: Case, problem: Problem, formula: Formula, draws: int
 
     reference = formula.begin(case, problem.weight).decomposed
     plain = aligned(formula, reference, reference)
-    return _largest_changes(plain, (started(_jittered(case, problem, draw)) for draw in range(draws)))
+    return _largest_changes(plain, (started(_jittered(case, problem, draw, formula)) for draw in range(draws)))
 
 
 def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
@@ -117,19 +116,19 @@ def aligned(formula: Formula, own: Tensors, reference: Tensors) -> Tensors:
     return own | spectra
 
 
-def _jittered(case: Case, problem: Problem, draw: int, jumps: Mapping[str, float] = MappingProxyType({})) -> Problem:
+def _jittered(case: Case, problem: Problem, draw: int, formula: Formula) -> Problem:
     def jittered(name: str, tensor: Tensor) -> Tensor:
         return tensor * (1 + 2.0**-24 * signs_of(case.seed, "jitter", draw, name, shape=tuple(tensor.shape)))
 
-    def moved(name: str, tensor: Tensor) -> Tensor:
-        return torch.where(tensor == jumps.get(name, torch.inf), tensor, jittered(name, tensor))
+    def beside_jumps(name: str, tensor: Tensor) -> Tensor:
+        return torch.where(tensor == formula.jumps.get(name, torch.inf), tensor, jittered(name, tensor))
 
     return replace(
         problem,
         x=jittered("x", problem.x),
         weight=jittered("weight", problem.weight),
         bias=None if problem.bias is None else jittered("bias", problem.bias),
-        parameters={name: moved(name, value) for name, value in problem.parameters.items()},
+        parameters={name: beside_jumps(name, value) for name, value in problem.parameters.items()},
         frozen={name: jittered(name, value) for name, value in problem.frozen.items()},
         data=tuple(
             replace(batch, layer=jittered(f"data {n}", batch.layer), beside=jittered(f"beside {n}", batch.beside))

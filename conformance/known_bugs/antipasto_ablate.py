@@ -291,7 +291,7 @@ BUGS = (
         where="lite.calibration:_Masks.select",
         old="    return rows[keep]",
         new="    return rows",
-        red=frozenset({"calibration"}),
+        red=ORIENTED,
         message="garbage in masked tokens",
     ),
     Bug(
@@ -381,7 +381,7 @@ BUGS = (
         where=FILE,
         old='directions(t["lora_c"])',
         new='directions(t["lora_c"].detach())',
-        red=frozenset({"dead parameters", "gradients"}),
+        red=frozenset({"dead parameters", "gradients", "steering"}),
         message="without gradient: lora_c",
     ),
     Bug(
@@ -394,7 +394,7 @@ BUGS = (
         where=FILE,
         old="c.norm() +",
         new="c.norm().detach() +",
-        red=frozenset({"defaults", "gradients"}),
+        red=frozenset({"gradients", "steering"}),
         message="grad.lora_c",
     ),
     Bug(
@@ -407,7 +407,7 @@ BUGS = (
         where=FILE,
         old="torch.linalg.qr(wide(c))",
         new="torch.linalg.qr(c.float())",
-        red=frozenset(),
+        red=MANY,
         message="output",
     ),
 )

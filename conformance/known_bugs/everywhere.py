@@ -98,7 +98,7 @@ BUGS = (
         "road",
     ),
     *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
-    *_under(LAST_LAYER_STAYS, "eva", "ia3", "ia3_ff", "road"),
+    *_under(LAST_LAYER_STAYS, "antipasto_ablate", "eva", "ia3", "ia3_ff", "road"),
     *_under(GRADIENTS_STAY_OFF, "antipasto_ablate", "antipasto_asvd", "antipasto_corda", "ia3", "ia3_ff", "road"),
     *_under(FILE_ROUNDED, "antipasto_ablate", "antipasto_asvd", "antipasto_corda", "eva", "hra", "ia3", "olora", "road"),
     *_under(EXTRA_TENSOR, "eva", "ia3", "ia3_ff"),
