@@ -54,7 +54,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The project's own tests: lite, the references, the harness, and every known bug planted; on all cores, `-- -n 0` on one."""
+    """The project's own tests: lite, the references, the harness, and one known bug of every variant planted; on all cores, `-- -n 0` on one."""
     install(session, "report")
     python(session, "-m", "pytest", "-n", "auto", "lite/tests", "refs/tests", "conformance/tests", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""Every planted bug turns exactly its checks red, with its message; every check is killed by some bug."""
+"""A planted bug turns exactly its checks red, with its message; every check is killed by some bug. `nox -s bugs` plants all of them."""
 
 import pytest
 
@@ -10,7 +10,10 @@ from conformance.known_bugs import BUGS, Bug, planted
 from conformance.variants import known
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=[bug.id for bug in BUGS])
+ONE_EACH = list({bug.variant: bug for bug in reversed(BUGS)}.values())  # of each variant the first
+
+
+@pytest.mark.parametrize("bug", ONE_EACH, ids=[bug.id for bug in ONE_EACH])
 def test_bug_turns_exactly_its_checks_red(bug: Bug):
     row = plant(bug)
     assert row.problem is None
