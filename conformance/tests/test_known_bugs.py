@@ -9,7 +9,6 @@ from conformance.kill_matrix import Row, gaps, healthy, plant
 from conformance.known_bugs import BUGS, Bug, planted
 from conformance.variants import known
 
-
 ONE_EACH = list({bug.variant: bug for bug in reversed(BUGS)}.values())  # of each variant the first
 
 
