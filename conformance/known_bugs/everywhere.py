@@ -82,10 +82,10 @@ def _under(bug: Bug, *variants: str) -> tuple[Bug, ...]:
 
 
 BUGS = (
-    *_under(ONE_TOKEN, "corda", "delora", "dora", "eva", "ia3", "lora_xs", "olora", "pissa", "road"),
+    *_under(ONE_TOKEN, "antipasto_rot", "corda", "delora", "dora", "eva", "ia3", "lora_xs", "olora", "pissa", "road"),
     *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
-    *_under(LAST_LAYER_STAYS, "eva", "ia3", "ia3_ff", "road"),
-    *_under(GRADIENTS_STAY_OFF, "ia3", "ia3_ff", "road"),
-    *_under(FILE_ROUNDED, "eva", "hra", "ia3", "olora", "road"),
-    *_under(EXTRA_TENSOR, "eva", "ia3", "ia3_ff"),
+    *_under(LAST_LAYER_STAYS, "antipasto_rot", "eva", "ia3", "ia3_ff", "road"),
+    *_under(GRADIENTS_STAY_OFF, "antipasto_rot", "ia3", "ia3_ff", "road"),
+    *_under(FILE_ROUNDED, "antipasto_rot", "eva", "hra", "ia3", "olora", "road"),
+    *_under(EXTRA_TENSOR, "antipasto_rot", "eva", "ia3", "ia3_ff"),
 )

@@ -59,6 +59,8 @@ REPORTED = {
     "xs-r-transposed": {"forward"},
     "xs-sqrt-split": {"gradients", "forward"},
     "road-pairing": {"forward"},
+    "rot-chirality": {"forward"},
+    "rot-missing-half": {"forward"},
     "dtype-cast-y": {"accuracy"},
     "f32-base-bf16-adapter": {"identity", "defaults"},
     "calib-cropped-model": {"calibration"},
