@@ -64,6 +64,8 @@ REPORTED = {
     "gain-exp": {"forward"},
     "gain-suppress-kink": {"gradients"},
     "dplr-transposed": {"forward"},
+    "rot-chirality": {"forward"},
+    "rot-missing-half": {"forward"},
     "dtype-cast-y": {"accuracy"},
     "f32-base-bf16-adapter": {"identity", "defaults"},
     "calib-cropped-model": {"calibration"},
