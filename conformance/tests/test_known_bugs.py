@@ -64,6 +64,7 @@ REPORTED = {
     "gain-exp": {"forward"},
     "gain-suppress-kink": {"gradients"},
     "dplr-transposed": {"forward"},
+    "ablate-not-contracting": {"forward"},
     "rot-chirality": {"forward"},
     "rot-missing-half": {"forward"},
     "dtype-cast-y": {"accuracy"},
