@@ -1,5 +1,6 @@
 """One method on one layer: the tensors it adds, and the hook that applies it."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +54,7 @@ class Adapter:
         weight = self.layer.weight
         dtype = self.config.dtype or (weight.dtype if weight.dtype in ARITHMETIC else torch.float32)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):  # a start is computed as precisely as ever
                 values = self.variant.init(self.config, self.layer, *([] if statistics is None else [statistics]))
         except ValueError as error:
             raise ValueError(f"{self.where}: no start can be computed: {error}") from error
@@ -67,7 +68,7 @@ class Adapter:
         """What replaces the weight (d_out, d_in), as the module stores it; None for methods that leave it alone."""
         if self.variant.residual is None:
             return None
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             rest = self.variant.residual(self.config, weight, start)
         self._check_finite("what is left of the weight", rest)
         return (rest.T if self.layer.transposed else rest).contiguous()
@@ -81,20 +82,26 @@ class Adapter:
         """All tensors as the module holds them now: `.to()` and `load_state_dict` have reached them."""
         return {name: getattr(self.layer.module, name) for name in self.shapes}
 
+    def _computing(self) -> tuple[dict[str, Tensor], torch.dtype]:
+        """All tensors in the widest of their dtypes: somebody may train in another one than what is frozen."""
+        tensors = self.live()
+        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+        return {name: tensor.to(dtype) for name, tensor in tensors.items()}, dtype
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """The forward hook."""
         if not isinstance(y, Tensor):
             raise TypeError(f"{self.layer.name}: the base layer should return a tensor, it returned {type(y).__name__}; exclude it")
-        tensors = self.live()
+        tensors, dtype = self._computing()
         x = args[0] if args else kwargs[self.layer.input_name]
-        adapted = self.variant.code(self.active, self.layer, tensors, x.to(_dtype_of(tensors)), y)
+        adapted = self.variant.code(self.active, self.layer, tensors, x.to(dtype), y)
         return adapted.to(y.dtype)
 
     def adapt_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The forward pre-hook."""
-        tensors, name = self.live(), self.layer.input_name
+        (tensors, dtype), name = self._computing(), self.layer.input_name
         x = args[0] if args else kwargs[name]
-        wide = torch.promote_types(x.dtype, _dtype_of(tensors))  # a narrower adapter would round what the layer gets
+        wide = torch.promote_types(x.dtype, dtype)  # a narrower adapter would round what the layer gets
         adapted = self.variant.code(self.active, self.layer, tensors, x.to(wide)).to(x.dtype)
         return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
 
@@ -104,7 +111,3 @@ class Adapter:
         if self.variant.adapt_input:
             return module.register_forward_pre_hook(self.adapt_input, with_kwargs=True)
         return module.register_forward_hook(self, with_kwargs=True)
-
-
-def _dtype_of(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    return next(iter(tensors.values())).dtype

@@ -52,6 +52,8 @@ class Excited:
 
     def strongest(self, r: int) -> tuple[Tensor, Tensor, Tensor]:
         """The r components with the largest S_i times pooled size, in the order of S."""
+        if not self.sum.any():
+            raise ValueError("every input of the calibration data is zero, so that no component matters more than another")
         U, S, Vh = self.basis
         pooled = self.sum / self.tokens
         score = S * (pooled.sqrt() if self.pool == "rms" else pooled)

@@ -47,7 +47,9 @@ class Moments:
             raise ValueError(f"values up to {float(x.abs().max()):g} overflow when squared")
 
     def mean(self, r: int) -> Tensor:
-        """Of the tokens; ValueError if there are fewer than r."""
+        """Of the tokens; ValueError if there are fewer than r, or all are zero."""
+        if not self.sum.any():
+            raise ValueError("every input of the calibration data is zero, so that no direction matters more than another")
         if self.tokens < r:
             raise ValueError(f"{self.tokens} tokens are too few for r = {r} components; at least {r} are needed")
         return self.sum / self.tokens

@@ -14,10 +14,18 @@ from lite.runtime import attached
 class Steered(AbstractContextManager[nn.Module]):
     """What `steer` returns: as a context manager it gives the model, and puts the coefficients before back at its end."""
 
-    def __init__(self, model: nn.Module, before: list[tuple[Adapter, Config | None]]) -> None:
-        self.model, self.before = model, before
+    def __init__(self, model: nn.Module, steered: list[tuple[Adapter, Config | None]]) -> None:
+        self.model, self.steered = model, steered
+        self._set()
+
+    def _set(self) -> None:
+        self.before = [(adapter, adapter.steered) for adapter, _ in self.steered]
+        for adapter, config in self.steered:
+            adapter.steered = config
 
     def __enter__(self) -> nn.Module:
+        if any(adapter.steered is not config for adapter, config in self.steered):  # kept, and others steered since
+            self._set()
         return self.model
 
     def __exit__(self, *_: object) -> None:
@@ -25,25 +33,22 @@ class Steered(AbstractContextManager[nn.Module]):
             adapter.steered = config
 
 
-def steer(model: nn.Module, coeff: float) -> Steered:
+def steer(model: nn.Module, coeff: float | None) -> Steered:
     """Replace the coefficient of every attached adapter that has one, for good or, in a `with` statement, for its block.
 
-    coeff: 1 is as trained, 0 the plain base layer bit for bit, −1 the other way, fractions in between.
-    A file keeps the config's own; attaching or loading anew begins with that.
+    coeff: 0 is the plain base layer bit for bit (as long as the adapter itself does not overflow), −1 the other way of 1, fractions lie
+        in between; None goes back to each config's own. A file keeps the config's; loading into an attached model leaves it steered.
 
-    Raises RuntimeError if nothing is attached, ValueError if no attached method has a coefficient or it is no finite number.
+    A forward pass that is run again in the backward pass (activation checkpointing) reads the coefficient of that moment: call backward
+    inside the block. Raises RuntimeError if nothing is attached, ValueError if no attached method has a coefficient or it is no finite number.
     """
     attachment = attached(model)
     if attachment is None:
         raise RuntimeError("nothing is attached to this model, so there is nothing to steer; call lite.attach first")
-    if problem := finite(coeff):
-        raise ValueError(f"coeff {problem}, got {coeff!r}")
-    steerable = [adapter for adapter in attachment.adapters if hasattr(adapter.config, "coeff")]
+    if coeff is not None and (problem := finite(coeff)):
+        raise ValueError(f"coeff {problem}, or None, got {coeff!r}")
+    steerable: list[tuple[Adapter, Any]] = [(a, a.config) for a in attachment.adapters if hasattr(a.config, "coeff")]
     if not steerable:
         names = ", ".join(sorted({adapter.variant.name for adapter in attachment.adapters}))
         raise ValueError(f"coeff = {coeff!r} steers nothing: {names} has no coefficient")
-    before = [(adapter, adapter.steered) for adapter in steerable]
-    for adapter in steerable:
-        changed: Any = adapter.config
-        adapter.steered = replace(changed, coeff=coeff)
-    return Steered(model, before)
+    return Steered(model, [(a, None if coeff is None else replace(config, coeff=float(coeff))) for a, config in steerable])

@@ -1,6 +1,7 @@
 """AntiPaSTO's diagonal-plus-low-rank core: W′ = W + U (diag(S·(gain − 1)) + coeff·B A) V_rᵀ; recorded of lora-lite."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from refs import antipasto, basis
 from refs.authors.recorded_layer import RecordedLayer
 from refs.case import Case
-from refs.formula import Exactly, Init, Uniform
+from refs.formula import Exactly, Init, Tensors, Uniform
 
 DEFAULT_LORA_RANK = 8
 
@@ -25,6 +26,11 @@ def core(case: Case, p: Mapping[str, Tensor]) -> Tensor:
     return antipasto.core(case, p) + basis.coeff(case) * p["lora_B"] @ p["lora_A"]
 
 
+def _gains_alone(parameters: Tensors) -> Tensors:
+    given = basis.GAINS.at(parameters)
+    return given | {"lora_B": torch.zeros_like(given["lora_B"])}
+
+
 FORMULA = basis.formula(
     core,
     equation="W′ = W + U_r (diag(S_r·(gain − 1)) + coeff·B A) V_rᵀ,  gain as in antipasto;  A (k, r) ~ U(±1/√r),  B₀ = 0,  g₀ = 0",
@@ -32,6 +38,7 @@ FORMULA = basis.formula(
     init=init,
     states={"kink": basis.kink},
     gauge={"lora_U": (1,), "lora_Vh": (0,), "lora_A": (1,), "lora_B": (0,)},
+    promises=(replace(basis.GAINS, at=_gains_alone),),
 )
 
 RECORDED = RecordedLayer(

@@ -15,7 +15,7 @@ from refs.formula import Promise, Tensors
 from refs.problem import Problem, problem
 from refs.threads import one_thread
 
-SWEEP = (-2.0, -1.0, -0.3, 0.25, 0.7, 1.0, 1.5)
+SWEEP = (-4.0, -1.0, -0.3, 0.0, 0.25, 0.7, 1.0, 3.0)
 
 
 @check(needs_reference=True)

@@ -90,11 +90,38 @@ def test_methods_without_a_coefficient_stay_as_they_are():
     assert output(model).equal(output(alone))
 
 
-@pytest.mark.parametrize("coeff", [float("nan"), float("inf"), "1", None, True])
+def test_what_was_kept_steers_again():
+    model = adapted(config_of(CONFIGS["antipasto"]))
+    trained = output(model)
+    off = lite.steer(model, 0)
+    for _ in range(2):
+        with off:
+            assert output(model).equal(output(net()))
+        assert output(model).equal(trained)
+    lite.steer(model, 0.5)
+    half = output(model)
+    with off:
+        assert output(model).equal(output(net()))
+    assert output(model).equal(half)
+
+
+def test_none_goes_back_to_what_each_config_says():
+    configs = [
+        dataclasses.replace(CONFIGS["antipasto"](r=2, target_names=[name]), coeff=coeff)
+        for name, coeff in (("first", 0.5), ("last", 2))
+    ]
+    model = adapted(configs)
+    before = output(model)
+    lite.steer(model, 10**20)
+    lite.steer(model, None)
+    assert output(model).equal(before)
+
+
+@pytest.mark.parametrize("coeff", [float("nan"), float("inf"), "1", True])
 def test_what_is_no_coefficient_is_refused(coeff):
     model = adapted(config_of(CONFIGS["antipasto"]))
     before = output(model)
-    with pytest.raises(ValueError, match="coeff must be a finite number, got"):
+    with pytest.raises(ValueError, match="coeff must be a finite number, or None, got"):
         lite.steer(model, coeff)
     assert output(model).equal(before)
 

@@ -4,7 +4,7 @@ y = x Wᵀ + b + (x Pᵀ·S·(gain − 1)) Uᵀ,  gain as in antipasto: 1 + ELU(
 C = E[x xᵀ] over all unmasked tokens of all calls, uncentred, its eigenvalues clamped at 0, + cov_eps;  W C^½ = U S Qᵀ,  P = Q_rᵀ C^−½
 Identity at init: bit for bit: g = 0, and only the difference from W is added; so is coeff = 0 at any g.
 Departures: not peft's CorDA, nor its author's: these decompose W C, take C⁻¹ out again, and weigh the calls of a layer alike; here it is
-C^½, whose r components are the best of their rank for such inputs: E‖x (W − U S P)ᵀ‖² is least. In the recorded
+C^½, whose r components are the best of their rank for such inputs: E‖x (W − U S P)ᵀ‖² is least, but for cov_eps. In the recorded
 example vec_0 the two parts differ by 0.065 where they have 0.53, and what is left of W has a weighted norm of 0.922, of 0.961 with C.
 U, S and P are computed in float64, P as S⁻¹U_rᵀW: the same, without an inverse. Fewer tokens than r are refused. lora-lite decomposes in
 float32, replaces W by W − U S P, adds the adapted part back, in bfloat16 by default, and its default r is 256; W stays here.

@@ -5,13 +5,13 @@ R_v, R_u block-diagonal, (r, r) in blocks of block_size: (I − X)⁻¹(I + X), 
 A_ij = T/2 for i < j, −T/2 below the diagonal, T (r/block_size, block_size·(block_size − 1)/2) by rows; the bases that do not turn have R = I
 Identity at init: nearly: T = 0, but δ_s is normal with mean and standard deviation 4e-4; bit for bit at coeff = 0, which adds an exact zero.
 Departures: lora-lite and the authors replace W by W − U S Vh and add the adapted part back; here W stays and only the difference is added, with
-R − I = (I − X)⁻¹ 2X and never S + δ_s − S, so that a small turn or shift is as precise as a large one (in bfloat16 lora-lite's own start
-changes nothing). lora-lite turns in float32 whatever the dtype, here in float64 there; it dropped the coefficient, which is the authors'.
+R − I = (I − X)⁻¹ 2X and never S + δ_s − S, so that a small difference is as precise as a large one, until y's dtype rounds the sum (in
+bfloat16 lora-lite's own start changes nothing at all). lora-lite turns in float32 whatever the dtype, here in float64 there; it dropped the coefficient, which is the authors'.
 antipasto-rot-bias: the authors drop the layer's bias. antipasto-rot-residual: antipasto3 keeps what is left of W in bfloat16 (1e-3 off).
 antipasto-rot-start: the authors draw T, too; T = 0 is lora-lite's. antipasto-rot-angle: 0.5 rad is lora-lite's default, the author's π/3.
 The author turns all r components as one block, antipasto3 both sides by the same parameters, with the opposite sign of T in both.
 The clamp is on the entries of A, in all implementations, so that max_rotation_angle bounds the angle for blocks of two only: an angle is at most
-2·atan(cot(π/(2·block_size))·tan(max_rotation_angle/2)), for the default 0.5 rad 0.50, 1.11, 1.82 and 2.41 in blocks of 2, 4, 8 and 16.
+2·atan(|coeff|·cot(π/(2·block_size))·tan(max_rotation_angle/2)), for the default 0.5 rad 0.50, 1.11, 1.82 and 2.41 in blocks of 2, 4, 8 and 16.
 R(coeff)·R(−coeff) = I, but the outputs at coeff and −coeff do not mirror each other.
 Sources: wassname/AntiPaSTO 85c09b7 `antipasto/peft_utils/antipasto_adapter.py`; antipasto3, as kept in wassname/lora-lite 19888fb
 `docs/refs/antipasto3_svd_adapter.py`; wassname/lora-lite 5f9d90d `variants/antipasto_rot.py`, as recorded; arXiv:2601.07473.
@@ -39,7 +39,7 @@ def block(value: object) -> str | None:
 
 def angle(value: float) -> str | None:
     """Radians whose half has a tangent."""
-    return "must be a number between 0 and π, both excluded" if finite(value) or not 0 < value < math.pi else None
+    return "must be a number between 1e-30 and π, π excluded" if finite(value) or not 1e-30 <= value < math.pi else None
 
 
 @options
@@ -50,7 +50,7 @@ class AntiPaSTORotConfig(SelectedConfig):
     coeff: factor of the angles' tangents and of δ_s: 1 as trained, 0 off, −1 back; `lite.steer` replaces it.
     act_pool: how data are pooled to choose components: "mean_abs" as in lora-lite, or "rms" over tokens.
     block_size: how many neighbouring components turn among themselves, at least 2.
-    max_rotation_angle: of a rotation in one plane, in radians, below π; several at once add up to more (see above).
+    max_rotation_angle: of a rotation in one plane at coeff 1, in radians, below π; several at once add up to more (see above).
     rotate_basis: what turns: "V" (inputs), "U" (outputs), "both", each by parameters of its own, or "none", where blocks do not matter.
     """
 
