@@ -36,7 +36,7 @@ def test_every_case_of_the_grid_has_its_guards(variant):
     weights = {case.weight.partition(":")[0] for case in suite.cases}
     assert weights >= {"gap", "flat", "deficient", "minilm"}
     assert weights & {"random", "decay"}
-    assert {bool(case.data) for case in suite.cases} == {suite.formula.init_from is not None}
+    assert {bool(case.data) for case in suite.cases} == {bool(suite.bare.data), suite.formula.takes_data(suite.bare)}
     assert {case.layer for case in suite.cases} == {"linear", "conv1d", "other"}
     assert {case.call for case in suite.cases} == {"positional", "keyword"}
     assert {case.bias for case in suite.cases} == {True, False}
