@@ -197,7 +197,7 @@ BUGS = (
         variant="antipasto_arrow",
         description="a block of r or more is accepted",
         effect="no gain, or a crash",
-        source="review of lora-lite",
+        source="planted: a check",
         hidden_by="small blocks in tests",
         where="lite.variants.antipasto_arrow",
         old="if self.block >= self.r:",

@@ -4,8 +4,8 @@ y = x Wᵀ + b + (p·S·(gain − 1) + coeff·(p Aᵀ) Bᵀ) Uᵀ,  p = x V,  A 
 gain as in antipasto: 1 + ELU(z), z = coeff·g, suppress_only: z = coeff·min(g, 0);  W = U S Vᵀ, r of its components, as antipasto chooses them
 Identity at init: bit for bit: g = 0 and B = 0, and only the difference from W is added; so is coeff = 0 anywhere. As in LoRA, A, uniform in
 ±1/√r, has no gradient there.
-Departures: those of antipasto from lora-lite: W stays, r is 16 by default. lora_rank above r is refused: the core has no higher rank; lora-lite
-takes it. Only the gain has S, a bound and suppress_only; the product has none of them, and coeff = −1 inverts it exactly.
+Departures: those of antipasto from lora-lite: W stays, r is 16 by default. lora_rank above r is refused: the core has no higher rank.
+Only the gain has S, a bound and suppress_only; the product has none of them, and coeff = −1 inverts it exactly.
 Sources: wassname/lora-lite ef69c88 `variants/antipasto_dplr.py`, as recorded.
 """
 
