@@ -622,7 +622,7 @@ BUGS = (
         source="planted: a bound",
         hidden_by="the default angle",
         where="lite.variants.antipasto_rot",
-        old="if finite(value) or not 0 < value < math.pi else None",
+        old="if finite(value) or not 1e-30 <= value < math.pi else None",
         new="if finite(value) or value <= 0 else None",
         red=frozenset({"bad input"}),
         message="an angle of π",

@@ -1,5 +1,7 @@
 """A planted bug turns exactly its checks red, with its message; every check is killed by some bug. `nox -s bugs` plants all of them."""
 
+import dataclasses
+
 import pytest
 
 from conformance import kill_matrix
@@ -8,6 +10,18 @@ from conformance.checks import CHECKS
 from conformance.kill_matrix import Row, gaps, healthy, plant
 from conformance.known_bugs import BUGS, Bug, planted
 from conformance.variants import known
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=[bug.id for bug in BUGS])
+def test_every_bug_can_be_planted(bug: Bug):
+    with planted(bug):
+        pass
+
+
+def test_a_bug_that_fits_nowhere_is_a_problem_of_its_own():
+    lost = dataclasses.replace(BUGS[0], old="nowhere in the source")
+    assert "nowhere in the source" in (plant(lost).problem or "")
+
 
 ONE_EACH = list({bug.variant: bug for bug in reversed(BUGS)}.values())  # of each variant the first
 
