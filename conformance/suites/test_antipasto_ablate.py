@@ -26,8 +26,8 @@ RECORDED = recorded("antipasto_ablate", [(0, {}), (1, {"k": 2, "coeff": -1.0}), 
 
 
 def fit(case: Case) -> Case:
-    """Ranks that the weight has, and no more directions."""
-    case = within_rank(case)
+    """Ranks that the weight has, no more directions, and two components at least: what a direction learns lies between them."""
+    case = within_rank(case.but(d_in=max(case.d_in, 2), d_out=max(case.d_out, 2), rank=max(case.rank or 2, 2)))
     fewer = min(case.option("k", 1), case.rank or 1)
     return case.but(options={"k": fewer}) if "k" in dict(case.options) else case
 
