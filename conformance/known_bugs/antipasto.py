@@ -134,7 +134,7 @@ BUGS = (
         where="lite.variants.antipasto",
         old="torch.zeros(config.r)",
         new="torch.ones(config.r)",
-        red=frozenset({"dead parameters", "identity", "init"}),
+        red=frozenset({"dead parameters", "defaults", "identity", "init"}),
         message="lora_g",
     ),
     Bug(
@@ -147,7 +147,7 @@ BUGS = (
         where="lite.variants.antipasto",
         old="torch.zeros(config.r)",
         new="torch.rand(config.r, generator=(own := torch.Generator(), own.seed())[0]) / 1000",
-        red=frozenset({"calibration", "dead parameters", "identity", "init", "seed parity"}),
+        red=frozenset({"calibration", "dead parameters", "defaults", "identity", "init", "seed parity"}),
         message="the seed decides the init",
     ),
     Bug(

@@ -239,7 +239,7 @@ BUGS = (
         where=FILE,
         old="option(0.05, fraction)",
         new="option(0.5, fraction)",
-        red=frozenset({"identity", "init"}),
+        red=frozenset({"defaults", "identity", "init"}),
         message="lora_alpha",
     ),
     Bug(

@@ -134,7 +134,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="| basis(config, layer, seen)",
         new='| {"lora_M": torch.eye(config.block)} | basis(config, layer, seen)',
-        red=frozenset({"identity", "init"}),
+        red=frozenset({"defaults", "identity", "init"}),
         message="lora_M",
     ),
     Bug(
@@ -147,7 +147,7 @@ BUGS = (
         where="lite.variants.antipasto_arrow",
         old="torch.zeros(shape)",
         new="torch.rand(shape, generator=(own := torch.Generator(), own.seed())[0]) / 1000",
-        red=frozenset({"calibration", "dead parameters", "identity", "init", "seed parity"}),
+        red=frozenset({"calibration", "dead parameters", "defaults", "identity", "init", "seed parity"}),
         message="the seed decides the init",
     ),
     Bug(

@@ -158,7 +158,7 @@ BUGS = (
         where="lite.variants.antipasto_dplr",
         old="torch.zeros(config.r, config.lora_rank)",
         new="torch.rand(config.r, config.lora_rank) / 10",
-        red=frozenset({"dead parameters", "identity", "init"}),
+        red=frozenset({"dead parameters", "defaults", "identity", "init"}),
         message="lora_B",
     ),
     Bug(

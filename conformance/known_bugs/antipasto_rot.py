@@ -91,7 +91,7 @@ BUGS = (
         where="lite.variants.antipasto_rot",
         old="limit * torch.tanh(A / limit)",
         new="A.clamp(-limit, limit)",
-        red=frozenset({"accuracy", "calibration", "forward", "gradients", "steering"}),
+        red=frozenset({"accuracy", "calibration", "dead parameters", "forward", "gradients", "steering"}),
         message="grad.lora_rot_T",
     ),
     Bug(
