@@ -344,7 +344,7 @@ ASVD = (
         where=ASVD_FILE,
         old='U[:, :r], "lora_S": S[:r], "lora_P": Qh[:r]',
         new='U[:, -r:], "lora_S": S[-r:], "lora_P": Qh[-r:]',
-        red=ORIENTED,
+        red=ORIENTED - {"defaults"},
         message="lora_U",
     ),
     Bug(
