@@ -39,7 +39,7 @@ BUGS = (
         where="lite.variants.lora_xs",
         old='"lora_A": S[:, None] * Vh, "lora_B": U}',
         new='"lora_A": S.sqrt()[:, None] * Vh, "lora_B": U * S.sqrt()}',
-        red=frozenset({"forward", "gradients", "init"}),
+        red=frozenset({"defaults", "forward", "gradients", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -52,7 +52,7 @@ BUGS = (
         where="lite.variants.lora_xs",
         old='"lora_A": S[:, None] * Vh, "lora_B": U}',
         new='"lora_A": Vh, "lora_B": U * S}',
-        red=frozenset({"forward", "gradients", "init"}),
+        red=frozenset({"defaults", "forward", "gradients", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -65,7 +65,7 @@ BUGS = (
         where="lite.variants.lora_xs",
         old="S[:, None] * Vh",
         new="Vh",
-        red=frozenset({"forward", "gradients", "identity", "init"}),
+        red=frozenset({"defaults", "forward", "gradients", "identity", "init"}),
         message="lora_A",
     ),
     Bug(
@@ -185,7 +185,7 @@ BUGS = (
         where="lite.decomposition:leading",
         old="U[:, :r], S[:r], Vh[:r]",
         new="U[:, -r:], S[-r:], Vh[-r:]",
-        red=frozenset({"forward", "gradients", "identity", "init"}),
+        red=frozenset({"defaults", "forward", "gradients", "identity", "init"}),
         message="lora_A",
     ),
     Bug(
