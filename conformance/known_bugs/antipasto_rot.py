@@ -278,7 +278,7 @@ BUGS = (
     blocks = torch.linalg.solve(torch.eye(config.block_size, dtype=X.dtype) - X, 2 * X)
     return config.coeff * blocks""",
         red=frozenset({"accuracy", "calibration", "forward", "gradients", "steering"}),
-        message="one side turns, rigidly, and −coeff turns it back",
+        message="singular values stay where they are not shifted",
     ),
     Bug(
         id="rot-shift-unsteered",

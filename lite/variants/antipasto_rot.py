@@ -8,7 +8,8 @@ Departures: lora-lite and the authors replace W by W − U S Vh and add the adap
 R − I = (I − X)⁻¹ 2X and never S + δ_s − S, so that a small difference is as precise as a large one, until y's dtype rounds the sum (in
 bfloat16 lora-lite's own start changes nothing at all). lora-lite turns in float32 whatever the dtype, here in float64 there; it dropped the coefficient, which is the authors'.
 antipasto-rot-bias: the authors drop the layer's bias. antipasto-rot-residual: antipasto3 keeps what is left of W in bfloat16 (1e-3 off).
-antipasto-rot-start: the authors draw T, too; T = 0 is lora-lite's. antipasto-rot-angle: 0.5 rad is lora-lite's default, the author's π/3.
+antipasto-rot-start: the authors draw T, too; T = 0 is lora-lite's. antipasto-rot-angle: 0.5 rad is lora-lite's default, the author's π/3;
+r = 16 is the author's, lora-lite's 256.
 The author turns all r components as one block, antipasto3 both sides by the same parameters, with the opposite sign of T in both.
 The clamp is on the entries of A, in all implementations, so that max_rotation_angle bounds the angle for blocks of two only: an angle is at most
 2·atan(|coeff|·cot(π/(2·block_size))·tan(max_rotation_angle/2)), for the default 0.5 rad 0.50, 1.11, 1.82 and 2.41 in blocks of 2, 4, 8 and 16.
