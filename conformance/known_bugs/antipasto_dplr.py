@@ -1,6 +1,7 @@
 """AntiPaSTO's diagonal-plus-low-rank core; the gain beside it has its own."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import EXTRA_TENSOR, FILE_ROUNDED, GRADIENTS_STAY_OFF, LAST_LAYER_STAYS, ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -258,4 +259,5 @@ BUGS = (
         red=frozenset({"calibration", "forward", "gradients", "init"}),
         message="lora_Vh",
     ),
+    *under("antipasto_dplr", ONE_TOKEN, LAST_LAYER_STAYS, GRADIENTS_STAY_OFF, FILE_ROUNDED, EXTRA_TENSOR),
 )

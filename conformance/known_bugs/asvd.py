@@ -1,6 +1,7 @@
 """ASVD's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import EXTRA_TENSOR, FILE_ROUNDED, GRADIENTS_STAY_OFF, LAST_LAYER_STAYS, ONE_TOKEN, under
 
 STARTS = frozenset({"calibration", "defaults", "forward", "gradients", "init", "seed parity"})  # another part is taken out
 
@@ -313,4 +314,5 @@ def residual(config: ASVDConfig, weight: Tensor, t: Tensors) -> Tensor:
         red=frozenset({"accuracy", "dead parameters", "dropout", "gradients"}),
         message="without gradient: lora_A",
     ),
+    *under("asvd", ONE_TOKEN, LAST_LAYER_STAYS, GRADIENTS_STAY_OFF, FILE_ROUNDED, EXTRA_TENSOR),
 )

@@ -1,6 +1,7 @@
 """CorDA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -304,4 +305,5 @@ BUGS = (
         red=frozenset({"accuracy", "dead parameters", "dropout", "gradients"}),
         message="without gradient: lora_A",
     ),
+    *under("corda", ONE_TOKEN),
 )

@@ -1,6 +1,7 @@
 """DeLoRA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -147,4 +148,5 @@ BUGS = (
         red=frozenset({"init", "seed parity"}),
         message="uniform within ±",
     ),
+    *under("delora", ONE_TOKEN),
 )

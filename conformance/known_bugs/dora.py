@@ -1,6 +1,7 @@
 """DoRA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import ONE_TOKEN, under
 
 FUNCTION = frozenset({"forward", "gradients", "accuracy", "dropout"})
 
@@ -108,4 +109,5 @@ BUGS = (
         red=frozenset({"accuracy", "forward", "gradients"}),
         message="output",
     ),
+    *under("dora", ONE_TOKEN),
 )

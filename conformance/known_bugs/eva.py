@@ -1,6 +1,7 @@
 """EVA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import EXTRA_TENSOR, FILE_ROUNDED, LAST_LAYER_STAYS, ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -297,4 +298,5 @@ BUGS = (
         red=frozenset({"mapping"}),
         message="lora_A",
     ),
+    *under("eva", ONE_TOKEN, LAST_LAYER_STAYS, FILE_ROUNDED, EXTRA_TENSOR),
 )

@@ -1,4 +1,4 @@
-"""Bugs of the shared runtime, planted under one variant after the other: what is shared is trusted nowhere unseen."""
+"""Bugs of the shared runtime that any variant can be asked for: what is shared is trusted nowhere unseen."""
 
 from dataclasses import replace
 
@@ -77,74 +77,6 @@ EXTRA_TENSOR = Bug(
 )
 
 
-def _under(bug: Bug, *variants: str) -> tuple[Bug, ...]:
-    return tuple(replace(bug, id=f"{variant.replace('_', '-')}-{bug.id}", variant=variant) for variant in variants)
-
-
-BUGS = (
-    *_under(
-        ONE_TOKEN,
-        "antipasto",
-        "antipasto_ablate",
-        "antipasto_arrow",
-        "antipasto_asvd",
-        "antipasto_corda",
-        "antipasto_dplr",
-        "antipasto_rot",
-        "asvd",
-        "corda",
-        "delora",
-        "dora",
-        "eva",
-        "ia3",
-        "lora_xs",
-        "olora",
-        "pissa",
-        "road",
-    ),
-    *_under(ONE_INPUT_TOKEN, "hra", "ia3_ff"),
-    *_under(
-        LAST_LAYER_STAYS,
-        "antipasto",
-        "antipasto_ablate",
-        "antipasto_arrow",
-        "antipasto_dplr",
-        "antipasto_rot",
-        "asvd",
-        "eva",
-        "ia3",
-        "ia3_ff",
-        "road",
-    ),
-    *_under(
-        GRADIENTS_STAY_OFF,
-        "antipasto",
-        "antipasto_ablate",
-        "antipasto_arrow",
-        "antipasto_asvd",
-        "antipasto_corda",
-        "antipasto_dplr",
-        "antipasto_rot",
-        "asvd",
-        "ia3",
-        "ia3_ff",
-        "road",
-    ),
-    *_under(
-        FILE_ROUNDED,
-        "antipasto",
-        "antipasto_ablate",
-        "antipasto_arrow",
-        "antipasto_asvd",
-        "antipasto_corda",
-        "antipasto_dplr",
-        "antipasto_rot",
-        "asvd",
-        "eva",
-        "hra",
-        "ia3",
-        "olora",
-        "road",
-    ),
-    *_under(EXTRA_TENSOR, "antipasto", "antipasto_arrow", "antipasto_dplr", "antipasto_rot", "asvd", "eva", "ia3", "ia3_ff"),
-)
+def under(variant: str, *bugs: Bug) -> tuple[Bug, ...]:
+    """The same bugs, to be planted under one variant."""
+    return tuple(replace(bug, id=f"{variant.replace('_', '-')}-{bug.id}", variant=variant) for bug in bugs)

@@ -1,6 +1,7 @@
 """HRA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import FILE_ROUNDED, ONE_INPUT_TOKEN, under
 
 BUGS = (
     Bug(
@@ -187,4 +188,5 @@ BUGS = (
         red=frozenset({"mapping"}),
         message="lora_U",
     ),
+    *under("hra", ONE_INPUT_TOKEN, FILE_ROUNDED),
 )

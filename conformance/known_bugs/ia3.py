@@ -1,6 +1,7 @@
 """IA3's, on the output."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import EXTRA_TENSOR, FILE_ROUNDED, GRADIENTS_STAY_OFF, LAST_LAYER_STAYS, ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -95,4 +96,5 @@ BUGS = (
         red=frozenset({"accuracy", "dead parameters", "gradients", "detach"}),
         message="without gradient: lora_g",
     ),
+    *under("ia3", ONE_TOKEN, LAST_LAYER_STAYS, GRADIENTS_STAY_OFF, FILE_ROUNDED, EXTRA_TENSOR),
 )

@@ -1,6 +1,7 @@
 """IA3's feed-forward gate's, and those of the hook in front of a layer."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import EXTRA_TENSOR, GRADIENTS_STAY_OFF, LAST_LAYER_STAYS, ONE_INPUT_TOKEN, under
 
 BUGS = (
     Bug(
@@ -94,4 +95,5 @@ BUGS = (
         red=frozenset({"accuracy", "identity", "round trip"}),
         message="same dtype",
     ),
+    *under("ia3_ff", ONE_INPUT_TOKEN, LAST_LAYER_STAYS, GRADIENTS_STAY_OFF, EXTRA_TENSOR),
 )

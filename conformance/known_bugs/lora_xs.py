@@ -1,6 +1,7 @@
 """LoRA-XS's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -241,4 +242,5 @@ BUGS = (
         red=frozenset({"accuracy", "dead parameters", "dropout", "gradients", "detach"}),
         message="without gradient: lora_R",
     ),
+    *under("lora_xs", ONE_TOKEN),
 )

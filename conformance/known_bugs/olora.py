@@ -1,6 +1,7 @@
 """OLoRA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import FILE_ROUNDED, ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -204,4 +205,5 @@ BUGS = (
         red=frozenset({"accuracy", "dead parameters", "dropout", "gradients"}),
         message="without gradient: lora_B",
     ),
+    *under("olora", ONE_TOKEN, FILE_ROUNDED),
 )

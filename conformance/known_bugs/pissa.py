@@ -1,6 +1,7 @@
 """PiSSA's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -214,4 +215,5 @@ BUGS = (
         red=frozenset({"dropout"}),
         message="output",
     ),
+    *under("pissa", ONE_TOKEN),
 )

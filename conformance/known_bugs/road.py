@@ -1,6 +1,7 @@
 """RoAd's."""
 
 from conformance.known_bugs.bug import Bug
+from conformance.known_bugs.everywhere import FILE_ROUNDED, GRADIENTS_STAY_OFF, LAST_LAYER_STAYS, ONE_TOKEN, under
 
 BUGS = (
     Bug(
@@ -163,4 +164,5 @@ def turned(config: RoadConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -
         red=frozenset({"mapping"}),
         message="trains",
     ),
+    *under("road", ONE_TOKEN, LAST_LAYER_STAYS, GRADIENTS_STAY_OFF, FILE_ROUNDED),
 )
