@@ -188,7 +188,7 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from conformance import report
+    from conformance.report import render as report
 
     if not options.check:
         for path in report.render(options.run_folder, options.root):

@@ -13,6 +13,7 @@ from conformance.terminal import cell_id
 from conformance.trial import Trial
 from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
 from refs.authors.layer import ELSEWHERE
+from refs.peft_layer import VERSION
 from refs.subject import Implementation
 from refs.threads import one_thread
 
@@ -65,19 +66,29 @@ class Job:
         return None
 
     def _with_divergences(self, measurements: list[Measurement], *, whole: bool) -> list[Measurement]:
-        """Apply what is documented of this cell. Its own candidate and the references must show it; others' layers may."""
+        """Apply what is documented of this cell; what has to be there and is not fails as stale."""
         own = self.candidate is self.suite.candidate or self.candidate in self.suite.references
-        for divergence in self.suite.divergences:
+        for divergence in (self.suite if own else self.suite.for_others).divergences:
             if (divergence.check, divergence.reference) == (self.check.name, self._trial().column):
+                measurements = _verified(divergence, measurements)
                 elsewhere = any(m.reason == ELSEWHERE for m in measurements)  # then nothing says that it is gone
-                if own and whole and not elsewhere and not any(divergence.covers(m) for m in measurements):
-                    trial = self._trial()
-                    trial.report(
-                        Verdict.FAILS, divergence.id, got="covers no measurement", should="a difference that is there: stale?"
-                    )
-                    measurements = measurements + trial.measured
-                measurements = _verified(divergence, measurements, must_be_there=own)
+                if whole and not elsewhere and not any(_shows(divergence, m) for m in measurements):
+                    measurements = measurements + self._gone(divergence)
         return measurements
+
+    def _gone(self, divergence: Divergence) -> list[Measurement]:
+        trial = self._trial()
+        if divergence.must_be_there:
+            trial.report(Verdict.FAILS, divergence.id, got="covers no measurement", should="a difference that is there: stale?")
+        elif divergence.expected:
+            trial.not_applicable(f"{divergence.id} holds for peft {divergence.releases}: fixed or not there yet in {VERSION}")
+        return trial.measured
+
+
+def _shows(divergence: Divergence, measurement: Measurement) -> bool:
+    """Whether a measurement speaks of it; in a release of which nothing is known, only what differs does."""
+    differs = measurement.verdict is Verdict.DIVERGES or measurement.verdict.is_red
+    return divergence.covers(measurement) and (divergence.must_be_there or differs)
 
 
 @functools.lru_cache(maxsize=256)
@@ -86,7 +97,7 @@ def _mapping_problem(suite: Suite, candidate: Implementation, reference: Referen
     return next((f"{m.what}: {m.got}, should be: {m.should}" for m in cell if m.verdict.is_red), None)
 
 
-def _verified(divergence: Divergence, measurements: list[Measurement], *, must_be_there: bool) -> list[Measurement]:
+def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:
     """Mark what a divergence explains; one that has to be there in its stated size and is not fails as stale."""
     low, high = divergence.size
     seen = []
@@ -94,7 +105,7 @@ def _verified(divergence: Divergence, measurements: list[Measurement], *, must_b
         if divergence.covers(m) and m.verdict is not Verdict.NOT_APPLICABLE:
             if m.verdict is Verdict.FAILS and low <= m.error <= high and math.isfinite(m.error):
                 m = replace(m, verdict=Verdict.DIVERGES, reason=f"{divergence.id}: {divergence.reason} ({divergence.link})")
-            elif must_be_there and m.verdict is not Verdict.ERROR:
+            elif divergence.must_be_there and m.verdict is not Verdict.ERROR:
                 should = f"{divergence.id} says off by {low:g} … {high:g} {m.unit}: stale?"
                 m = replace(m, verdict=Verdict.FAILS, got=m.got or f"off by {rounded_up(m.error)} {m.unit}", should=should)
         seen.append(m)

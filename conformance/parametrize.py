@@ -1,6 +1,6 @@
 """Jobs as pytest tests, one per cell of the verdict table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,17 +8,20 @@ import pytest
 from conformance.documentation import gaps as doc_gaps
 from conformance.jobs import Job, jobs
 from conformance.plugin import PROPERTY
-from conformance.suite import Candidate, Suite
+from conformance.suite import Suite
 from conformance.terminal import failure_table
 from conformance.verdict import Verdict, worst
 
 
-def parametrized(suite: Suite, candidate: Candidate | None = None) -> Callable[..., None]:
-    """A test function with one parameter set per job, marked `variant(name=…)`."""
-    cells = list(enumerate(jobs(suite, candidate)))
-    documentation = (candidate or suite.candidate).documentation
+def parametrized(suite: Suite, chosen: Sequence[Job] | None = None, *, name: str = "", folder: str = "") -> Callable[..., None]:
+    """A test function with one parameter set per job, marked `variant(name=…)`.
+
+    chosen: some of the suite's jobs. name, folder: of the page that they get, if it is not the variant's own of a run.
+    """
+    cells = list(enumerate(chosen or jobs(suite)))
+    documentation = suite.candidate.documentation
     gaps = doc_gaps(suite.variant, documentation, list(dict.fromkeys(d.id for d in suite.divergences))) if documentation else []
-    about = {"variant": suite.variant, "size": len(cells), "doc_gaps": gaps}
+    about = {"variant": suite.variant, "name": name, "folder": folder, "size": len(cells), "doc_gaps": gaps}
 
     @pytest.mark.variant(name=suite.variant)
     @pytest.mark.parametrize(("place", "job"), cells, ids=[job.id for _, job in cells])

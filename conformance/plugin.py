@@ -1,6 +1,7 @@
 """The pytest plugin: options and markers, and what becomes of the measurements of a run. Imports no torch."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
 
 # Of a test's report: (suite, place of the cell in it, measurements), all plain values, which xdist can carry.
 PROPERTY = "conformance cell"
+Page = tuple[str, str]  # folder and name
 
 
 class Suite(TypedDict):
     """What the report has to know of a suite."""
 
     variant: str
+    name: str  # of its page, and
+    folder: str  # where that goes; both empty for the suites of this project, which go to --conformance-dir
     size: int  # number of its cells
     doc_gaps: list[str]
 
@@ -64,26 +68,27 @@ class Collector:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.cells: dict[str, dict[int, list[Measurement]]] = {}  # variant → place in its suite → measurements
-        self.suites: dict[str, Suite] = {}
+        self.cells: dict[Page, dict[int, list[Measurement]]] = {}  # page → place in its suite → measurements
+        self.suites: dict[Page, Suite] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take them from the call's report, wherever the test ran."""
         found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
         for suite, place, measurements in found if report.when == "call" else ():
-            self.suites[suite["variant"]] = suite
-            self.cells.setdefault(suite["variant"], {})[place] = [Measurement.from_dict(m) for m in measurements]
+            page = (suite["folder"], suite["name"] or suite["variant"])
+            self.suites[page] = suite
+            self.cells.setdefault(page, {})[place] = [Measurement.from_dict(m) for m in measurements]
 
-    def certificates(self) -> list["Certificate"]:
-        """One per variant, in the same order whatever order the tests ran in."""
+    def certificates(self) -> dict[Page, "Certificate"]:
+        """One per variant or page, in the same order whatever order the tests ran in."""
         from conformance.certificate import Certificate
 
-        made = []
-        for variant, cells in sorted(self.cells.items()):
-            suite = self.suites[variant]
+        made = {}
+        for page, cells in sorted(self.cells.items()):
+            suite = self.suites[page]
             complete = len(cells) == suite["size"] and not self.config.getoption("--case")
             ordered = tuple(m for _, measurements in sorted(cells.items()) for m in measurements)
-            made.append(Certificate(variant, ordered, complete, tuple(suite["doc_gaps"])))
+            made[page] = Certificate(suite["variant"], ordered, complete, tuple(suite["doc_gaps"]))
         return made
 
     @pytest.hookimpl(tryfirst=True)
@@ -99,17 +104,31 @@ class Collector:
         certificates = self.certificates()
         if not certificates:
             return
-        from conformance.run_folder import write
-
         terminalreporter.section("verdicts")
-        for certificate in certificates:
+        for certificate in certificates.values():
             terminalreporter.write_line(f"{certificate.table}\n")
-        folder = Path(self.config.rootpath) / self.config.getoption("--conformance-dir")
         try:
-            write(folder, certificates)
-            terminalreporter.write_line(f"measurements and pages: {folder}")
+            for line in self._written(certificates):
+                terminalreporter.write_line(line)
         except OSError as error:
             terminalreporter.write_line(f"measurements and pages were not written: {error}", red=True)
+
+    def _written(self, certificates: dict[Page, "Certificate"]) -> Iterator[str]:
+        """Write this project's measurements, and the pages of others; yields what was done."""
+        from conformance import run_folder
+
+        root = Path(self.config.rootpath)
+        if own := [certificate for (folder, _), certificate in certificates.items() if not folder]:
+            folder = root / self.config.getoption("--conformance-dir")
+            run_folder.write(folder, own)
+            yield f"measurements and pages: {folder}"
+        for (theirs, name), certificate in certificates.items():
+            if theirs and certificate.complete:
+                from conformance.report import foreign
+
+                yield f"page and badge: {foreign.write(root / theirs, name, certificate, run_folder.machine())}"
+            elif theirs:
+                yield f"{name}: no page of a narrowed run"
 
     def _unknown_case(self) -> str | None:
         case: str | None = self.config.getoption("--case")

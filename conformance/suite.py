@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from packaging.specifiers import SpecifierSet
 from torch import nn
 
 from conformance.documentation import Documentation
@@ -14,6 +15,7 @@ from conformance.verdict import Measurement
 from refs.case import Case
 from refs.closed_form import ClosedForm
 from refs.formula import Formula
+from refs.peft_layer import VERSION
 from refs.problem import Problem
 from refs.subject import Implementation, Subject
 
@@ -93,16 +95,25 @@ class Divergence:
 
     check, reference, what: where; `what` is a regular expression on the measured quantity. where: which cases.
     size: smallest and largest error, in the measurement's unit.
+    releases: of peft, for which it was measured (PEP 440, e.g. ">=0.18,<0.22"); in others it may be gone. Empty: in all.
+    expected: False where it may be there and need not.
     """
 
     id: str
     check: str
     reference: str
-    what: str
-    where: Callable[[Case], bool]
     size: tuple[float, float]
     reason: str
     link: str
+    what: str = ".*"
+    where: Callable[[Case], bool] = lambda case: True
+    releases: str = ""
+    expected: bool = True
+
+    @property
+    def must_be_there(self) -> bool:
+        """Whether the installed release of peft has to show it."""
+        return self.expected and SpecifierSet(self.releases, prereleases=True).contains(VERSION)
 
     def covers(self, measurement: Measurement) -> bool:
         """Whether it speaks of this measurement."""
@@ -141,6 +152,11 @@ class Suite:
     def small(self) -> "Suite":
         """Without the pretrained layers, which cost most of the time, and the recorded ones: neither sees a bug that nothing else sees."""
         return replace(self, cases=tuple(case for case in self.cases if not case.is_given))
+
+    @property
+    def for_others(self) -> "Suite":
+        """For a layer that is not lite's: what is documented of lite may be true of it, too, and need not be."""
+        return replace(self, divergences=tuple(replace(divergence, expected=False) for divergence in self.divergences))
 
     @cached_property
     def all_references(self) -> tuple[Reference, ...]:

@@ -1,20 +1,18 @@
 """The audit page of a variant."""
 
-from conformance.certificate import Certificate
 from conformance.documentation import Documentation, mentions
-from conformance.floor import D_IN, D_OUT, GOALS, grid, void, wide
+from conformance.floor import D_IN, D_OUT, GOALS, wide
+from conformance.floor import grid as floor_grid
 from conformance.known_bugs import BUGS
 from conformance.report.markdown import anchor, bullets, section, table
+from conformance.report.sections import commands, footnotes, grid, made_with, open_points, opening
 from conformance.report.summary import Summary
 from conformance.runs import at_values
 from conformance.suite import Suite
-from conformance.terminal import cell_text, reproduce
 from conformance.verdict import PAIR, Verdict, peak, rounded_up
 from refs.closed_form import ClosedForm
 from refs.formula import Decomposed, Drawn, Exactly, Init, Normal, Uniform
 from refs.problem import base
-
-WORST_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
 
 
 def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
@@ -22,41 +20,27 @@ def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
     certificate, documentation = summary.certificate, suite.candidate.documentation
     assert documentation is not None
     notes: list[str] = []
-    columns = [column for column in dict.fromkeys(m.reference for m in certificate) if PAIR not in column]
-    pairs = [column for column in dict.fromkeys(m.reference for m in certificate) if PAIR in column]
-    grids = [_grid(certificate, group, notes) for group in (pairs, columns)]
-    footnotes = "\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1))
+    pairs = grid(certificate, notes, pairs=True)
+    verdicts = grid(certificate, notes)
     return (
         "\n\n".join(
             [
                 f"# {documentation.title}",
-                _verdict(summary),
+                opening(summary),
                 section("Formulas", _formulas(suite, documentation)),
-                section("References against each other", grids[0], "Numbers in brackets: see below the verdict table."),
-                section("Verdict table", grids[1], footnotes),
+                section("References against each other", pairs, "Numbers in brackets: see below the verdict table."),
+                section("Verdict table", verdicts, footnotes(notes)),
                 section("Parameters", _parameters(suite, summary)),
                 section("Divergences", _divergences(suite, summary, documentation)),
-                section("What to fix next", _next(certificate)),
+                section("What to fix next", open_points(certificate)),
                 section("Known bugs that this suite catches", _bugs(summary)),
                 section("Detection floor", *_floor(summary)),
                 section("Errors and bounds", f"![errors and bounds](plots/{summary.variant}.svg)"),
-                section("Reproduce", _reproduce(certificate), _made_with(machine)),
+                section("Reproduce", commands(certificate), made_with(machine)),
             ]
         )
         + "\n"
     )
-
-
-def _verdict(summary: Summary) -> str:
-    backing = bullets((f"**{name}**: {version}" for name, version in summary.references.items()), "")
-    counts = (
-        f"{len(summary.certificate)} measurements in {len(summary.cases)} cases, {len(summary.real_cases)} of them on pretrained weights "
-        "with real activations."
-    )
-    gaps = bullets((f"doc gap: {gap}" for gap in summary.certificate.doc_gaps), "")
-    blind = bullets((f"**void**: a {line}" for line in void(summary.floors)), "")
-    badge = f"![{summary.variant}: {summary.verdict}](badges/{summary.variant}.svg)"
-    return "\n\n".join(part for part in (badge, f"**{summary.verdict}**. {counts} Backed by", backing, gaps, blind) if part)
 
 
 def _formulas(suite: Suite, documentation: Documentation) -> str:
@@ -65,22 +49,6 @@ def _formulas(suite: Suite, documentation: Documentation) -> str:
     lite = " ".join(documentation.equation.split())
     notes = [f"**{name}:** {text}" for name, text in documentation.sections.items()]
     return "\n\n".join([table(["who", "formula", "where"], [*rows, ["lite", f"`{lite}`", documentation.location]]), *notes])
-
-
-def _grid(certificate: Certificate, columns: list[str], notes: list[str]) -> str:
-    verdicts = certificate.cells
-    rows = []
-    for check in dict.fromkeys(check for check, column in verdicts if column in columns):
-        cells = []
-        for column in columns:
-            text = cell_text(certificate.measurements, check, column, verdicts, notes)
-            cells.append(f"[{text.partition(' [')[0]}](#{anchor(check, column)}) {_brackets(text)}".strip() if text else "")
-        rows.append([check, *cells])
-    return table(["check", *columns], rows)
-
-
-def _brackets(text: str) -> str:
-    return " ".join(part for part in text.split() if part.startswith("[") and part.endswith("]"))
 
 
 def _parameters(suite: Suite, summary: Summary) -> str:
@@ -140,26 +108,13 @@ def _divergences(suite: Suite, summary: Summary, documentation: Documentation) -
 
 
 def _floor(summary: Summary) -> list[str]:
-    header, *rows = grid(summary.floors)
+    header, *rows = floor_grid(summary.floors)
     goals = ", ".join(f"{goal:g} for {'a ' if kind == 'scale' else 'one '}{kind}" for kind, goal in GOALS.items())
     words = f"""The smallest error in the layer that turns its verdict, relative to what it changes, on a layer of {D_OUT} × {D_IN}. `delta` is what the adapter
 adds to the output, with the gradients that follow; the other rows change a gradient alone. `sign`: size of the smallest element, relative
 to the root mean square, whose turned sign is seen. In float64 at least one reference has to see {goals} of a gradient."""
     reasons = bullets(wide(summary.floors), "")
     return [words, table(header, rows), f"![detection floor](plots/{summary.variant}-floor.svg)", reasons]
-
-
-def _next(certificate: Certificate) -> str:
-    ranked = sorted(
-        ((WORST_FIRST.index(verdict), check, reference, verdict) for (check, reference), verdict in certificate.cells.items() if verdict in WORST_FIRST),
-        key=lambda row: row[0],
-    )  # fmt: skip
-    lines = [
-        f"**{check}** against {reference}: {verdict} ([how to repeat it](#{anchor(check, reference)}))"
-        for _, check, reference, verdict in ranked
-    ]
-    lines += [f"doc gap: {gap}" for gap in certificate.doc_gaps]
-    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1)) or "Nothing is open."
 
 
 def _bugs(summary: Summary) -> str:
@@ -169,17 +124,3 @@ def _bugs(summary: Summary) -> str:
         if bug.variant == summary.variant
     ]
     return table(["planted", "what is wrong", "hidden elsewhere by", "turns red"], rows)
-
-
-def _reproduce(certificate: Certificate) -> str:
-    """One command per cell, for the measurement that the table shows."""
-    rows = []
-    for check, reference in certificate.cells:
-        own = [m for m in certificate if (m.check, m.reference) == (check, reference)]
-        shown = peak(own)
-        rows.append([f'<a id="{anchor(check, reference)}"></a>{check}', reference, shown.what, f"`{reproduce(shown)}`"])
-    return table(["check", "reference", "largest error", "command"], rows)
-
-
-def _made_with(machine: dict[str, str]) -> str:
-    return "Made with " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."

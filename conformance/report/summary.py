@@ -11,10 +11,11 @@ COLORS = {"faithful": "brightgreen", "faithful, doc gap": "green", "faithful wit
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A certificate in a row. floors: what the suite could have seen."""
+    """A certificate in a row. floors: what the suite could have seen. name: of what is no variant of lite."""
 
     certificate: Certificate
     floors: tuple[Floor, ...] = ()
+    name: str = ""
 
     @property
     def variant(self) -> str:
@@ -22,9 +23,19 @@ class Summary:
         return self.certificate.variant
 
     @property
+    def label(self) -> str:
+        """What its badge and its files are called."""
+        return self.name or self.variant
+
+    @property
     def verdict(self) -> str:
         """Of the whole; void if the suite was too blind to say anything."""
-        return "void" if void(self.floors) else self.certificate.verdict
+        return "void" if self.blind else self.certificate.verdict
+
+    @property
+    def blind(self) -> list[str]:
+        """What the suite could not have seen; of others' layers no floor is measured, they are judged by lite's suite."""
+        return [] if self.name else void(self.floors)
 
     @property
     def color(self) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 import lite
-from conformance import floor_run, report, run_folder, search_results
+from conformance import floor_run, run_folder, search_results
 from conformance.certificate import Certificate
 from conformance.documentation import gaps, parse
 from conformance.floor import Floor
 from conformance.jobs import jobs
 from conformance.known_bugs import BUGS, planted
 from conformance.report import history
+from conformance.report import render as report
 from conformance.report.summary import Summary
 from conformance.search_results import Found, Searched
 from conformance.suite_of import suite_of
