@@ -13,7 +13,7 @@ from conformance.terminal import cell_id
 from conformance.trial import Trial
 from conformance.verdict import PAIR, Measurement, Verdict, rounded_up
 from refs.authors.layer import ELSEWHERE
-from refs.peft_layer import VERSION
+from refs.installed import VERSION
 from refs.subject import Implementation
 from refs.threads import one_thread
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -34,8 +35,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--variant", action="append", default=[], metavar="NAME", help=f"run this variant only; known: {', '.join(known())}"
     )
+    group.addoption("--peft", metavar="RELEASE", help="run against another peft: a version, a folder, a wheel or a git+https URL")
     group.addoption("--case", metavar="ID", help="run the one case of this id, as failures print it")
-    group.addoption("--conformance-dir", metavar="DIR", default=".conformance", help="where a run's measurements and pages go")
+    group.addoption(
+        "--conformance-dir",
+        metavar="DIR",
+        help="where a run's measurements and pages go (default .conformance, with --peft .conformance/peft-VERSION)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Another release of peft has to come before anybody imports it; workers inherit it."""
+    wanted = early_config.known_args_namespace.peft
+    if wanted and not hasattr(early_config, "workerinput"):
+        from conformance import release
+
+        try:
+            release.use(release.prepare(wanted))
+        except (ValueError, OSError) as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -119,7 +138,7 @@ class Collector:
 
         root = Path(self.config.rootpath)
         if own := [certificate for (folder, _), certificate in certificates.items() if not folder]:
-            folder = root / self.config.getoption("--conformance-dir")
+            folder = root / self._folder()
             run_folder.write(folder, own)
             yield f"measurements and pages: {folder}"
         for (theirs, name), certificate in certificates.items():
@@ -129,6 +148,12 @@ class Collector:
                 yield f"page and badge: {foreign.write(root / theirs, name, certificate, run_folder.machine())}"
             elif theirs:
                 yield f"{name}: no page of a narrowed run"
+
+    def _folder(self) -> str:
+        """Where this project's measurements go: those of another release are not mixed with those that pages are made of."""
+        asked: str | None = self.config.getoption("--conformance-dir")
+        other = f".conformance/peft-{metadata.version('peft')}" if self.config.getoption("--peft") else ".conformance"
+        return asked or other
 
     def _unknown_case(self) -> str | None:
         case: str | None = self.config.getoption("--case")

@@ -15,7 +15,7 @@ from conformance.verdict import Measurement
 from refs.case import Case
 from refs.closed_form import ClosedForm
 from refs.formula import Formula
-from refs.peft_layer import VERSION
+from refs.installed import VERSION
 from refs.problem import Problem
 from refs.subject import Implementation, Subject
 

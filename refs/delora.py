@@ -6,13 +6,12 @@ The paper divides by the bare norms; with B = 0 at init that is 0/0. peft clamps
 from collections.abc import Mapping
 from typing import Any
 
-import peft
 import torch
-from peft.tuners.delora.layer import DeloraLinear
 from torch import Tensor
 
 from refs.case import Case
 from refs.formula import Exactly, Formula, Init, Tensors, Uniform
+from refs.installed import installed
 from refs.numbers import spread
 from refs.peft_layer import ADAPTER, PeftLayer
 
@@ -100,7 +99,7 @@ def reset(layer: Any, case: Case) -> None:
 def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
     """The installed peft's DeLoRA, through the variant's map."""
     return PeftLayer(
-        config=peft.DeloraConfig,
+        config=installed("peft:DeloraConfig"),
         words={
             "rank": "r",
             "lambda0": "delora_lambda",
@@ -110,6 +109,6 @@ def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
         reset=reset,
         map=names,
         formula=FORMULA,
-        code=DeloraLinear.forward,
+        code=installed("peft.tuners.delora.layer:DeloraLinear.forward"),
         equation="y = base(x) + B(diag(λ/r / (max(‖a_i‖, 1e-4)·max(‖b_i‖, 1e-4)))·A(drop(x) ∘ w_norm))",
     )

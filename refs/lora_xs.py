@@ -9,13 +9,12 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.psoft.layer import Linear as PsoftLinear
-from peft.tuners.tinylora.layer import Linear as TinyLoraLinear
 from torch import Tensor, nn
 
 from refs.authors.recorded_layer import RecordedLayer
 from refs.case import Case
 from refs.formula import Formula, Init, Normal, Tensors
+from refs.installed import installed
 from refs.peft_layer import ADAPTER, PeftLayer
 from refs.problem import Problem
 
@@ -129,7 +128,7 @@ def references() -> tuple[PeftLayer, ...]:
                 "lora_B": "_psoft_B_cache",
             },
             formula=FORMULA,
-            code=PsoftLinear.forward,
+            code=installed("peft.tuners.psoft.layer:Linear.forward"),
             equation="y = base(x) + s·B((R − I)(A(drop(x)))),  s = psoft_alpha/r, psoft_orth, psoft_mag_a and psoft_mag_b off",
             single=True,
             unable=unable,
@@ -142,7 +141,7 @@ def references() -> tuple[PeftLayer, ...]:
             reset=tinylora_reset,
             map={"lora_R": {"name": "tinylora_v.0", "shape": (-1,)}, "lora_A": "tinylora_A", "lora_B": "tinylora_B"},
             formula=FORMULA,
-            code=TinyLoraLinear.forward,
+            code=installed("peft.tuners.tinylora.layer:Linear.forward"),
             equation="y = base(x) + B(R(A(drop(x)))),  R = Σ_i v_i P_i,  here with one-hot P_i times s",
             kinds=("linear", "conv1d"),
             inject=inject_tinylora,

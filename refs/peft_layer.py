@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import peft
@@ -14,12 +13,12 @@ from refs.bases import base_layer, weight_entry
 from refs.calibration import pair
 from refs.case import Case, as_dtype
 from refs.formula import RESIDUAL, Formula
+from refs.installed import VERSION, Absent
 from refs.maps import parse
 from refs.problem import Problem
 from refs.source import location
 from refs.subject import Subject, caller, seed
 
-VERSION = metadata.version("peft")
 KINDS = {"linear": "nn.Linear", "conv1d": "Conv1D", "other": "linear-like modules that are no nn.Linear"}
 ADAPTER = "default"  # the name peft gives an adapter unless told otherwise
 
@@ -62,11 +61,13 @@ class PeftLayer:
     @property
     def version(self) -> str:
         """The installed release, the file and its lines."""
+        if isinstance(self.code, Absent):
+            return f"peft {VERSION}"
         return f"peft {VERSION}, {location(self.code)}"
 
     def missing(self) -> str | None:
-        """Always here."""
-        return None
+        """What this release does not have, if it is older than the method."""
+        return f"peft {VERSION} has no {self.code.name}" if isinstance(self.code, Absent) else None
 
     def refuses(self, case: Case) -> str | None:
         """Base layers and options that peft does not take."""

@@ -6,13 +6,12 @@ The paper pairs neighbours; peft pairs output i of a group's first half with i +
 from collections.abc import Mapping
 from typing import Any
 
-import peft
 import torch
-from peft.tuners.road.layer import Linear
 from torch import Tensor
 
 from refs.case import Case
 from refs.formula import Exactly, Formula, Init, Tensors
+from refs.installed import installed
 from refs.peft_layer import ADAPTER, PeftLayer
 
 DEFAULT_VARIANT, DEFAULT_GROUP = "road_1", 64
@@ -99,11 +98,11 @@ def reset(layer: Any, case: Case) -> None:
 def peft_layer(names: Mapping[str, Any]) -> PeftLayer:
     """The installed peft's RoAd, through the variant's map."""
     return PeftLayer(
-        config=peft.RoadConfig,
+        config=installed("peft:RoadConfig"),
         words={"road_variant": "variant", "group_size": "group_size"},
         reset=reset,
         map=names,
         formula=FORMULA,
-        code=Linear.forward,
+        code=installed("peft.tuners.road.layer:Linear.forward"),
         equation="y = o·α cos θ + swap(o)·α sin θ,  o = base(x), swap: halves of a group exchanged, the first negated",
     )
