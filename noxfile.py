@@ -94,6 +94,13 @@ def floor(session: nox.Session) -> None:
 
 
 @nox.session
+def drift(session: nox.Session) -> None:
+    """Run the releases of peft since 0.15 and show what changed from one to the next: `-- 0.20.0 0.21.2`, `-- --help`."""
+    install(session, "test")
+    python(session, "-m", "conformance", "drift", *session.posargs)
+
+
+@nox.session
 def refs(session: nox.Session) -> None:
     """Clone the authors' repositories at their pinned commits into $PEFT_CONFORMANCE_REFS or the user's cache, and verify every file."""
     install(session, "test")

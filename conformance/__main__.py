@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_findings)
 
+    command = commands.add_parser("drift", help="run releases of peft one after the other, and show what changed between them")
+    command.add_argument("release", metavar="RELEASE", nargs="*", help="all since 0.15 by default")
+    command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where to write drift.json (default {RUN})")
+    command.set_defaults(run=_drift)
+
     command = commands.add_parser("refs", help="clone the authors' repositories at their pinned commits, and verify every file")
     command.add_argument("layer", metavar="LAYER", nargs="*", help="all by default")
     command.set_defaults(run=_refs)
@@ -173,6 +178,12 @@ def _findings(options: argparse.Namespace) -> int:
     from conformance.findings.measure import chosen, report
 
     return report(chosen(options.finding))
+
+
+def _drift(options: argparse.Namespace) -> int:
+    from conformance.drift.measure import report
+
+    return report(options.release, options.run_folder)
 
 
 def _refs(options: argparse.Namespace) -> int:

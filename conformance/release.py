@@ -33,7 +33,7 @@ def prepare(wanted: str) -> Path:
         [sys.executable, "-c", "import peft"], env=environment(folder), capture_output=True, text=True, check=False
     )
     if child.returncode:
-        raise ValueError(f"peft {wanted} does not import here: {_last_line(child.stderr)}")
+        raise ValueError(f"peft {wanted} does not import here: {last_line(child.stderr)}")
     return folder
 
 
@@ -71,11 +71,12 @@ def _install(requirements: list[str], folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *requirements]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
-            raise ValueError(f"pip cannot get {' '.join(requirements)}: {_last_line(child.stderr)}")
+            raise ValueError(f"pip cannot get {' '.join(requirements)}: {last_line(child.stderr)}")
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Of a child's messages: what it died of."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("WARNING", "[notice]"))]
     return lines[-1].strip() if lines else "no message"

@@ -5,8 +5,11 @@ import re
 from pathlib import Path
 
 from conformance import floor_run, run_folder, search_results
+from conformance.drift import results as drift_results
+from conformance.drift.releases import RELEASES
+from conformance.drift.results import Drift
 from conformance.policy import RATIO
-from conformance.report import audit, authors, badges, bugs, floor_plot, history, plot, searched, upstream
+from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
@@ -23,11 +26,16 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
-    The search has its own data beside its page: they are replaced if the run's folder holds a whole search of all variants.
+    Search and drift have their own data beside their pages: they are replaced if the run's folder holds a whole search of all variants,
+    or a run over all releases.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
-    new = search_results.read(run)
-    pages = _pages(*_full(run), root, new if new and new.is_complete(known()) else None)
+    search, releases = search_results.read(run), drift_results.read(run)
+    new = (
+        search if search and search.is_complete(known()) else None,
+        releases if releases and releases.is_complete(RELEASES) else None,
+    )
+    pages = _pages(*_full(run), root, *new)
     for path in pages:
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
@@ -39,7 +47,7 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. A run says nothing about the search: its page has to be that of its committed data.
+    machine; plots are not compared. A run says nothing about search and drift: their pages have to be those of their committed data.
     Raises as `render` does.
     """
     summaries, machine = _full(run)
@@ -53,7 +61,7 @@ def check(run: Path, root: Path) -> list[str]:
         for key, now in summary.to_dict().items():
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
-    pages = _pages(summaries, machine, root, None)
+    pages = _pages(summaries, machine, root)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):
             found.append(f"{path.relative_to(root).as_posix()} is not what this run renders")
@@ -61,15 +69,17 @@ def check(run: Path, root: Path) -> list[str]:
     return found + [f"{path.relative_to(root).as_posix()} belongs to no variant" for path in strangers]
 
 
-def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: Searched | None) -> dict[Path, str]:
-    """Everything that is rendered; the history is the committed one, continued, and so is the search unless there is a new one."""
+def _pages(
+    summaries: list[Summary], machine: dict[str, str], root: Path, search: Searched | None = None, releases: Drift | None = None
+) -> dict[Path, str]:
+    """Everything that is rendered; the history is the committed one, continued. Without new data of search or drift those that are there."""
     reports, readme = root / "reports", root / "README.md"
-    search = new or search_results.read(reports)
+    search, releases = search or search_results.read(reports), releases or drift_results.read(reports)
     past = history.continued(_text(reports / HISTORY), summaries)
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
-        reports / "README.md": _index(summaries, past, machine, search),
+        reports / "README.md": _index(summaries, past, machine, search, releases),
         reports / UPSTREAM: upstream.page(),
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
@@ -77,6 +87,8 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: S
     }
     if search:
         pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
+    if releases:
+        pages |= {reports / "drift.md": drift.page(releases), reports / drift_results.FILE: drift_results.to_json(releases)}
     for summary in summaries:
         with one_thread():
             pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary, machine)
@@ -91,7 +103,7 @@ def _comparable(path: Path, text: str) -> str:
     """What of a page must be the same on every machine."""
     if path.parent.name == "plots":
         return "a plot" if text.rstrip().endswith("</svg>") else text
-    if path.suffix != ".md" or path.name in (HISTORY, UPSTREAM) or path.parent.name != "reports":
+    if path.suffix != ".md" or path.name in (HISTORY, UPSTREAM, "drift.md") or path.parent.name != "reports":
         return text
     text = re.sub(r"^Made with .*|Made with .*\.$", "", text.partition("## Reproduce")[0], flags=re.MULTILINE)
     text = re.sub(r"^## Detection floor$.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)  # numbers only; `void` is a verdict
@@ -144,7 +156,7 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
     return re.sub(f"{START}.*{END}", lambda _: f"{START}\n{table(header, rows)}\n{END}", readme, flags=re.DOTALL)
 
 
-def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None) -> str:
+def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None, releases: Drift | None) -> str:
     rows = [
         [
             f"[{s.variant}]({s.variant}.md)",
@@ -178,6 +190,7 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         table(header, rows),
         f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}).",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
+        *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
     return "\n\n".join(parts) + "\n"

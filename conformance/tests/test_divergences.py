@@ -16,6 +16,7 @@ from conformance.terminal import failure_table, verdict_table
 from conformance.verdict import Verdict, cells, of_variant, worst
 from refs import lora
 from refs.case import Case
+from refs.installed import VERSION
 from refs.problem import problem
 
 BUG = Bug(
@@ -148,6 +149,25 @@ def test_a_divergence_that_has_vanished_fails_as_stale(size):
     assert all("stale?" in m.should and m.got.startswith("off by ") for m in covered)
     assert {m.verdict for m in by_state(found, "init")} <= {"identical", "equivalent"}
     assert of_variant(cells(found).values()) == "buggy"
+
+
+@pytest.mark.parametrize("releases", ["<0.1", ">=99"])
+def test_in_a_release_that_it_is_not_told_of_it_may_be_gone(releases):
+    found = forward(divergence(releases=releases), reference="closed form")
+    assert not [m for m in found if m.verdict.is_red]
+    (said,) = (m for m in found if m.verdict == "not applicable")
+    assert said.reason == f"scale holds for peft {releases}: fixed or not there yet in {VERSION}"
+
+
+def test_in_a_release_that_it_is_not_told_of_it_may_be_there(bug):
+    found = forward(divergence(releases=">=99"), reference="closed form")
+    assert worst(found) == "diverges"
+    assert not any("fixed" in m.reason for m in found)
+
+
+def test_in_a_release_that_it_is_told_of_it_has_to_be_there():
+    found = forward(divergence(releases=f"<={VERSION}"), reference="closed form")
+    assert {m.verdict for m in by_state(found, "perturbed")} == {"fails"}
 
 
 def test_the_bounds_of_the_size_belong_to_it(bug):

@@ -1,0 +1,1 @@
+"""What changed between releases of peft, for the methods that have a suite: their numbers, and the verdicts beside them."""
