@@ -1,13 +1,13 @@
 """The kill matrix: every known bug planted, and the checks that it turns red."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
+from conformance import runs
 from conformance.certificate import Certificate
 from conformance.checks import CHECKS
 from conformance.jobs import jobs
@@ -18,6 +18,7 @@ from conformance.terminal import rendered
 from conformance.variants import check_known, known
 from conformance.verdict import Verdict
 
+TOGETHER = 20  # bugs that are planted one after the other in one process
 DRAWN = {"shape sweep"}  # drawn cases see most bugs, too, or not; they are run for those that nothing else sees
 
 
@@ -92,10 +93,21 @@ def gaps(rows: Sequence[Row]) -> list[str]:
 
 
 def rows(variants: Sequence[str], processes: int) -> Iterator[Row]:
-    """The rows of some variants as they are measured, each variant's health first."""
-    bugs = [bug for bug in BUGS if bug.variant in variants]
-    work: list[tuple[Callable[[Any], Row], Any]] = [*((healthy, variant) for variant in variants), *((plant, bug) for bug in bugs)]
-    yield from (row for _, row in as_done(work, processes))
+    """The rows of some variants as they are measured."""
+    work = [(_together, together) for variant in variants for together in _batches(variant)]
+    yield from (row for _, made in as_done(work, processes) for row in made)
+
+
+def _batches(variant: str) -> Iterator[tuple[str | Bug, ...]]:
+    """The variant without a bug, then its bugs, some at a time: what its references compute stays in a process's memory."""
+    work = (variant, *(bug for bug in BUGS if bug.variant == variant))
+    yield from (work[first : first + TOGETHER] for first in range(0, len(work), TOGETHER))
+
+
+def _together(work: tuple[str | Bug, ...]) -> list[Row]:
+    made = [plant(one) if isinstance(one, Bug) else healthy(one) for one in work]
+    runs.forget()  # nobody asks for them again
+    return made
 
 
 def report(names: Sequence[str], *, processes: int) -> int:
