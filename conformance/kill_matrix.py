@@ -100,7 +100,7 @@ def rows(variants: Sequence[str], processes: int) -> Iterator[Row]:
 
 def _batches(variant: str) -> Iterator[tuple[str | Bug, ...]]:
     """The variant without a bug, then its bugs, some at a time: what its references compute stays in a process's memory."""
-    work = (variant, *(bug for bug in BUGS if bug.variant == variant))
+    work: tuple[str | Bug, ...] = (variant, *(bug for bug in BUGS if bug.variant == variant))
     yield from (work[first : first + TOGETHER] for first in range(0, len(work), TOGETHER))
 
 
