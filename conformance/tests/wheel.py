@@ -54,6 +54,8 @@ def use(python: str, elsewhere: str) -> None:
     suites = [python, "-m", "pytest", "--pyargs", "conformance.suites", "-k", "delora", "-rs"]
     subprocess.run(suites, check=True, cwd=elsewhere)
     subprocess.run([python, "-m", "conformance", "explain", "delora", "forward"], check=True, cwd=elsewhere)
+    subprocess.run([python, "-m", "pytest", "--pyargs", "conformance.examples.test_module"], check=True, cwd=elsewhere)
+    assert (Path(elsewhere) / "reports" / "my-lora.md").is_file()
 
 
 if __name__ == "__main__":
