@@ -280,6 +280,10 @@ CHOICES: Mapping[str, str] = MappingProxyType(
         "hra-base-dtype": "it is lite that keeps the base's dtype; peft is the more precise of the two",
         "CorDA's reload of a plain adapter": "it raises and says what is missing; the documentation converts the adapter first",
         "HRA of odd rank": "it warns that it does not start as the identity",
+        "antipasto_corda beside peft's CorDA": "W C^½ and C^−½ in the one, W C and C⁻¹ in the other: the parts of the weight that they take are "
+        "0.25 … 0.5 of their norm apart; the former is the best for these inputs, what it loses is 0.93 of what the latter does",
+        "AntiPaSTO in bfloat16": "the authors and lora-lite form 1 + ELU(g) and S + δ in the layer's dtype: gains within −0.002 … 0.004 and shifts below "
+        "half a step, rot's start among them, change nothing; lite adds the difference",
         "PiSSA, OLoRA, CorDA, PSOFT on a float64 base": "refused in words",
     }
 )
