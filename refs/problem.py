@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from refs import minilm, recorded
+from refs import given, minilm, recorded
 from refs.calibration import Batch
 from refs.case import Case
 from refs.formula import Decomposed, Drawn, Exactly, Formula, Normal, Tensors, Uniform
@@ -52,7 +52,10 @@ def _base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
     if recording := recorded.of(case):  # exactly what was recorded, not what float32 can hold of it
         told = {name: rounded(recording.tensors[name], case) for name in ("weight", "bias", "x") if name in recording.tensors}
         return told["weight"], told.get("bias"), told["x"]
-    if case.weight.startswith("minilm:"):
+    if brought := given.of(case):
+        weight, x = brought.weight.double(), brought.x.double()
+        bias = None if brought.bias is None else brought.bias.double()
+    elif case.weight.startswith("minilm:"):
         name = case.weight.removeprefix("minilm:")
         module, seen = minilm.model().get_submodule(name), minilm.activations(name)
         assert isinstance(module, torch.nn.Linear)
