@@ -69,6 +69,11 @@ def _cached(case: Case) -> tuple[Batch, ...]:
     return tuple(_rounded(batch, coarse) for batch in _batches(case))
 
 
+def forget_batches() -> None:
+    """Drop all data that was made."""
+    _cached.cache_clear()
+
+
 def _batches(case: Case) -> list[Batch]:
     tokens = 4 * (case.rank or 8) + 9
     if case.data == "one":

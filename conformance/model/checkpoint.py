@@ -1,7 +1,6 @@
 """A checkpoint on this disk, loaded as it is: no network, no code of its own, no pickles, and no weight that nobody trained."""
 
 import json
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,6 @@ class Checkpoint:
 def load(folder: Path) -> Checkpoint:
     """The model of a folder with config.json and safetensors. ValueError or OSError for whatever keeps it from being that model."""
     _check_files(folder)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -75,7 +73,9 @@ def _check_files(folder: Path) -> None:
             raise ValueError(
                 f"{folder} has its weights in {some(pickles)}, a format that can run code when it is read; save them as safetensors"
             )
-        raise FileNotFoundError(f"{folder} has a config.json and no weights: {' or '.join(WEIGHTS)} is needed; it has {_content(folder)}")
+        raise FileNotFoundError(
+            f"{folder} has a config.json and no weights: {' or '.join(WEIGHTS)} is needed; it has {_content(folder)}"
+        )
 
 
 def _class(folder: Path) -> Any:
@@ -86,7 +86,9 @@ def _class(folder: Path) -> Any:
         named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise ValueError(f"{folder}/config.json names no model that transformers {transformers.__version__} has: {error}") from error
+        raise ValueError(
+            f"{folder}/config.json names no model that transformers {transformers.__version__} has: {error}"
+        ) from error
     if not named:
         return transformers.AutoModel._model_mapping[type(config)]
     kind = getattr(transformers, str(named[0]), None)

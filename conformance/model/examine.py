@@ -21,7 +21,7 @@ from lite.layers import Layer
 from refs.threads import one_thread
 
 ALL = "the model's output"
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+Watch = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
 
 
 @dataclass(eq=False)
@@ -45,7 +45,7 @@ class Examined:
 
 
 def examined(
-    checkpoint: Checkpoint, words: Words, variants: Sequence[str], targets: Sequence[str], progress: Progress
+    checkpoint: Checkpoint, words: Words, variants: Sequence[str], targets: Sequence[str], progress: Watch
 ) -> list[Examined]:
     """Find each variant's targets, look at each of them, then at the model's output. targets: patterns, lite's defaults if there are none."""
     model, request = checkpoint.model, {"target_names": list(targets), "exclude_names": []} if targets else {}
@@ -71,7 +71,9 @@ def examined(
             if one.layers:
                 progress(f"{one.variant}: {ALL}", done, total)
                 names = frozenset(files[one.variant])
-                kappa[names] = kappa.get(names) or whole.roundings(model, words.batch, [x for x in layers if x.name in names], plain)
+                kappa[names] = kappa.get(names) or whole.roundings(
+                    model, words.batch, [x for x in layers if x.name in names], plain
+                )
                 one.rows += _on_model(one, checkpoint, words, plain, kappa[names], files[one.variant])
                 one.rows += _departure(one, calls)
                 done += 1

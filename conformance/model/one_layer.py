@@ -96,7 +96,9 @@ class Adapted:
         return self.rows
 
     def _trial(self, check: str, reference: Any = None) -> Trial:
-        return Trial(suite=replace(self.suite, cases=(self.case,)), check=check, candidate=self.suite.candidate, reference=reference)
+        return Trial(
+            suite=replace(self.suite, cases=(self.case,)), check=check, candidate=self.suite.candidate, reference=reference
+        )
 
     def _add(self, trial: Trial, relative: float | None = None) -> None:
         self.rows.extend(Row(self.layer.name, measurement, relative) for measurement in trial.measured)
@@ -109,26 +111,32 @@ class Adapted:
         try:
             with torch.no_grad():
                 plain = host(self.calls[0].x)
-            self._attach(host)
+            if refusal := self._attached(host):
+                at_start.untested(refusal, self.case)
+                self._add(at_start)
+                return
             try:
                 relative = self._identity(at_start, host, plain)
                 self._dead(learns, host)
                 self.lifecycle.save(host, self.file)
             finally:
                 self.lifecycle.detach(host)
-        except ValueError as error:
-            at_start.untested(f"lite refuses {self.layer.title}: {error}", self.case)
         except Exception as error:  # a layer of somebody's model may raise anything
             at_start.at = self.case
             at_start.raised(error)
         self._add(at_start, relative)
         self._add(learns)
 
-    def _attach(self, host: nn.Module) -> None:
+    def _attached(self, host: nn.Module) -> str:
+        """Attach; why lite refuses to, or ""."""
         asked = {"r": self.case.rank, "alpha": self.case.alpha} | dict(self.case.options)
         request = {name: value for name, value in asked.items() if value is not None}
         seed(self.case)
-        self.lifecycle.attach(host, request, data=[self.calls[0].x] if self.case.data else None)
+        try:
+            self.lifecycle.attach(host, request, data=[self.calls[0].x] if self.case.data else None)
+        except ValueError as error:
+            return f"lite refuses it: {error}"
+        return ""
 
     @torch.no_grad()
     def _identity(self, trial: Trial, host: nn.Module, plain: Tensor) -> float:
@@ -193,7 +201,11 @@ class Adapted:
 
     def _lacking_tokens(self) -> str:
         there, needed = self.calls[0].x[..., 0].numel(), self.suite.formula.least_tokens(self.case)
-        return f"{there} tokens reach this layer, its start needs {needed}: give more by --text" if self.case.data and there < needed else ""
+        return (
+            f"{there} tokens reach this layer, its start needs {needed}: give more by --text"
+            if self.case.data and there < needed
+            else ""
+        )
 
 
 def hosted(layer: Layer) -> nn.Module:

@@ -47,9 +47,11 @@ def observed(model: nn.Module, batch: Mapping[str, Any], layers: Sequence[Layer]
         given = outputs(model, batch)
         reached = {name: value for name, value in given.items() if value.requires_grad}
         random = [normal("cotangent", name, shape=tuple(value.shape)).to(value.dtype) for name, value in reached.items()]
-        wanted = torch.autograd.grad(list(reached.values()), [y for *_, y in seen], random, allow_unused=True) if reached else []
+        wanted: Sequence[Tensor | None] = [None] * len(seen)
+        if reached:
+            wanted = torch.autograd.grad(list(reached.values()), [y for *_, y in seen], random, allow_unused=True)
     calls: dict[str, list[Call]] = {}
-    for (layer, x, _), cotangent in zip(seen, wanted or [None] * len(seen), strict=True):
+    for (layer, x, _), cotangent in zip(seen, wanted, strict=True):
         calls.setdefault(layer.name, []).append(Call(x, cotangent))
     return {name: value.detach() for name, value in given.items()}, calls
 

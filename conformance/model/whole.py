@@ -57,7 +57,7 @@ def roundings(model: nn.Module, batch: Mapping[str, Any], layers: Sequence[Layer
 
 def judged(output: Outputs, plain: Outputs, kappa: Mapping[str, float], layers: Sequence[Layer]) -> dict[str, Judgement]:
     """What the policy says of each of the model's outputs."""
-    n = max(layer.d_in for layer in layers)
+    n = max((layer.d_in for layer in layers), default=1)
     return {name: policy.same_output(output[name], plain[name], n=n, kappa=kappa[name]) for name in plain}
 
 

@@ -69,6 +69,5 @@ def _tokenizer(folder: Path) -> tuple[Any, str]:
 
 
 def _random(checkpoint: Checkpoint) -> Tensor:
-    sizes = [getattr(checkpoint.config, name, None) for name in ("vocab_size",)]
-    size = next((size for size in sizes if isinstance(size, int)), checkpoint.model.get_input_embeddings().num_embeddings)  # type: ignore[operator,union-attr]
+    size = checkpoint.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     return (uniform("tokens", shape=(1, _most(checkpoint))) * size).long()
