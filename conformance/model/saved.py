@@ -136,18 +136,22 @@ def _by_peft(model: nn.Module, words: Words, folder: Path) -> Saved:
     found = _looked_at(model, words, (".".join(parts[:end]) for parts in owners for end in range(1, len(parts))))
     nowhere = _named_nowhere(config, [name for name, _ in model.named_modules()])
     found.say(not nowhere, NAMED, f"no module is {', '.join(nowhere)}" if nowhere else "each is there", "each is there")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they are about is measured here
+        _loaded_by_peft(found, model, folder, config, there)
+    return found
+
+
+def _loaded_by_peft(found: Saved, model: nn.Module, folder: Path, config: Mapping[str, Any], there: Mapping[str, Tensor]) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they are about is measured here
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder), ADAPTER, local_files_only=True, torch_device="cpu")
+        wrapped = peft.PeftModel.from_pretrained(model, str(folder), ADAPTER, local_files_only=True, torch_device="cpu")
     except Exception as error:  # peft, or the layers it makes, may raise anything
         found.say(False, LOADS, f"{type(error).__name__}: {error}", "loaded by peft")
-        return found
+        return
     found.say(True, LOADS, f"{config.get('peft_type')}, {len(there)} tensors", "")
     found.moves(wrapped)
     embeddings = any("embed" in name for name in there)  # told, because "auto" asks the network
     found.compare(there, peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=embeddings))
-    return found
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -83,14 +83,18 @@ def _verdict(rows: Iterable[Row], check: str) -> str:
 
 def failures(rows: Iterable[Row]) -> str:
     """Each with both sides; layers that fail alike in a row."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in sorted(rows, key=_badness, reverse=True):
         m = row.measurement
         if m.verdict.is_red:
-            groups.setdefault((m.variant, m.check, m.what, m.got, m.should), []).append(row.layer)
+            got = "" if row.relative else m.got
+            groups.setdefault((m.variant, m.check, m.what, got, m.should), []).append(row)
         elif m.verdict is Verdict.UNTESTED:
-            groups.setdefault((m.variant, m.check, str(m.verdict), m.reason, ""), []).append(row.layer)
-    lines = [(*key, some(abbreviated(layers))) for key, layers in groups.items()]
+            groups.setdefault((m.variant, m.check, str(m.verdict), m.reason, ""), []).append(row)
+    lines = [
+        (*key[:3], key[3] or f"off by {own[0].relative:.2g} ‖y_base‖", key[4], some(abbreviated(row.layer for row in own)))
+        for key, own in groups.items()
+    ]
     return table("what is wrong, and what was not tested", ("variant", "check", "what", "got", "should be", "where"), lines)
 
 

@@ -70,4 +70,5 @@ def _tokenizer(folder: Path) -> tuple[Any, str]:
 
 def _random(checkpoint: Checkpoint) -> Tensor:
     size = checkpoint.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    return (uniform("tokens", shape=(1, _most(checkpoint))) * size).long()
+    ids: Tensor = (uniform("tokens", shape=(1, _most(checkpoint))) * size).long()
+    return ids
