@@ -162,14 +162,16 @@ def _nobody_is_finite(trial: Trial, case: Case) -> str | None:
 
 def summed_sizes(case: Case, formula: Formula) -> Tensor:
     """Of the terms that each output of the adapted layer is the sum of where the method starts: |x||W|ᵀ + |b| (…, d_out), with the sizes of
-    the residual and of the part beside it where W is taken apart.
+    the residual and of the part beside it where W is taken apart: in float32, by a decomposition that is off by roundings of ‖W‖, which
+    is all that a row of zeros consists of (of a padding token, in a tied embedding).
     """
     weight, bias, x = base(case)
     added_up = weight.abs()
     if formula.residual:
         at_start = formula.begin(case, weight)
         start = {name: init.value.abs() for name, init in at_start.inits.items() if isinstance(init, Exactly | Decomposed)}
-        added_up = formula.adapted(case, weight, None, start | {RESIDUAL: at_start.frozen[RESIDUAL].abs()})[0]
+        parts = formula.adapted(case, weight, None, start | {RESIDUAL: at_start.frozen[RESIDUAL].abs()})[0]
+        added_up = parts + (case.d_in + case.d_out) ** 0.5 * policy.U32 * weight.norm()
     return linear(x.abs(), added_up, None if bias is None else bias.abs())
 
 

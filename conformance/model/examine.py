@@ -7,8 +7,8 @@ from pathlib import Path
 
 from conformance.checks.start import DEPARTURE, SEEDS
 from conformance.model import whole
-from conformance.model.checkpoint import Checkpoint
-from conformance.model.one_layer import IDENTITY, START, Adapted, Row
+from conformance.model.checkpoint import Checkpoint, some
+from conformance.model.one_layer import DEAD, IDENTITY, START, Adapted, Row
 from conformance.model.stream import Call, Outputs, observed
 from conformance.model.words import Words
 from conformance.policy import Judgement
@@ -51,6 +51,10 @@ def examined(
     model, request = checkpoint.model, {"target_names": list(targets), "exclude_names": []} if targets else {}
     found = [_targeted(Examined(suite_of(variant)), checkpoint, request) for variant in variants]
     layers = list({layer.name: layer for one in found for layer in one.layers}.values())
+    if packed := [layer.name for layer in layers if not layer.is_dense]:
+        raise ValueError(
+            f"{checkpoint.folder}: the weights of {some(packed)} are no floating-point matrices; give the checkpoint before quantisation"
+        )
     total, done = sum(len(one.layers) + bool(one.layers) for one in found), 0
     with one_thread(), scratch() as folder:
         plain, calls = observed(model, words.batch, layers)
@@ -92,7 +96,7 @@ def _targeted(one: Examined, checkpoint: Checkpoint, request: Mapping[str, objec
 def _on_layer(suite: Suite, layer: Layer, calls: list[Call], file: Path) -> list[Row]:
     if calls:
         return Adapted(suite, layer, calls, file).measure()
-    trial = _trial(suite, "dead parameters")
+    trial = _trial(suite, DEAD)
     trial.expect(False, "dead", None, "the model never calls this layer, so nothing of its adapter learns", "a gradient for each")
     return [Row(layer.name, measurement) for measurement in trial.measured]
 
@@ -100,7 +104,7 @@ def _on_layer(suite: Suite, layer: Layer, calls: list[Call], file: Path) -> list
 def _on_model(
     one: Examined, checkpoint: Checkpoint, words: Words, plain: Outputs, kappa: Mapping[str, float], files: Mapping[str, Path]
 ) -> list[Row]:
-    """Of all layers at once."""
+    """Of all layers at once that have a start."""
     trial = _trial(one.suite, IDENTITY)
     try:
         output = whole.adapted(checkpoint.model, words.batch, one.layers, one.runtime, files)
@@ -110,8 +114,8 @@ def _on_model(
     identical = all(row.measurement.verdict is not Verdict.NOT_APPLICABLE for row in one.rows if row.measurement.check == IDENTITY)
     if not identical:
         trial.not_applicable("this start is not the identity: see the size of the start")
-    elif len(files) < len(one.layers):
-        trial.untested(f"{len(one.layers) - len(files)} of {len(one.layers)} layers have no start")
+    elif not files:
+        trial.untested("no layer has a start")
     else:
         for name, judgement in whole.judged(output, plain, kappa, one.layers).items():
             trial.judge(name, None, judgement)

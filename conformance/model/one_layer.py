@@ -30,6 +30,7 @@ from refs.subject import seed
 
 RANK, ALPHA = 8, 12.0  # a scale of 1 would hide a wrong one
 IDENTITY, DEAD, START = "identity", "dead parameters", "size of the start"
+FORWARD, GRADIENTS = "forward", "gradients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,13 @@ class Adapted:
     def measure(self) -> list[Row]:
         """Everything. Whatever goes wrong becomes a row."""
         with self.numbers():
-            for part in (self._start, self._parity):
-                part()
+            if lacking := self._lacking_tokens():
+                for trial in (self._trial(IDENTITY), self._trial(DEAD), *self._beside()):
+                    trial.untested(lacking, self.case)
+                    self._add(trial)
+            else:
+                self._start()
+                self._parity()
         return self.rows
 
     def _trial(self, check: str, reference: Any = None) -> Trial:
@@ -170,22 +176,21 @@ class Adapted:
 
     def _parity(self) -> None:
         """The layer alone in float64 beside peft's: the same numbers in every trainable, away from where they start."""
-        for reference in self.suite.references:
-            if isinstance(reference, PeftLayer):
-                for check, outputs in (("forward", True), ("gradients", False)):
-                    trial = self._trial(check, reference)
-                    try:
-                        if lacking := self._lacking_tokens():
-                            trial.untested(lacking, self.case)
-                        else:
-                            compare(trial, [self.case], outputs=outputs)
-                    except Exception as error:
-                        trial.at = self.case
-                        trial.raised(error)
-                    for divergence in self.suite.divergences:
-                        if (divergence.check, divergence.reference) == (check, reference.name):
-                            trial.measured = verified(divergence, trial.measured)
-                    self._add(trial)
+        for trial in self._beside():
+            try:
+                compare(trial, [self.case], outputs=trial.check == FORWARD)
+            except Exception as error:
+                trial.at = self.case
+                trial.raised(error)
+            for divergence in self.suite.divergences:
+                if (divergence.check, divergence.reference) == (trial.check, trial.column):
+                    trial.measured = verified(divergence, trial.measured)
+            self._add(trial)
+
+    def _beside(self) -> list[Trial]:
+        """What is compared with peft's layers, where it has the method."""
+        of_peft = [reference for reference in self.suite.references if isinstance(reference, PeftLayer)]
+        return [self._trial(check, reference) for reference in of_peft for check in (FORWARD, GRADIENTS)]
 
     def departures(self, seeds: int) -> list[float]:
         """Of so many starts that are no identity, by what factor each adds more to the output than its spread says (root mean square)."""
@@ -200,11 +205,10 @@ class Adapted:
         return [float((output - plain).square().mean().sqrt()) / expected for output in outputs]
 
     def _lacking_tokens(self) -> str:
+        """Why a start from data cannot be made: of a sequence, a pooler sees one."""
         there, needed = self.calls[0].x[..., 0].numel(), self.suite.formula.least_tokens(self.case)
         return (
-            f"{there} tokens reach this layer, its start needs {needed}: give more by --text"
-            if self.case.data and there < needed
-            else ""
+            f"{there} of the tokens reach this layer, a start from data needs {needed}" if self.case.data and there < needed else ""
         )
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from conformance.model.checkpoint import some
 from conformance.model.examine import ALL, Examined
 from conformance.model.names import abbreviated
-from conformance.model.one_layer import DEAD, IDENTITY, Row
+from conformance.model.one_layer import DEAD, FORWARD, GRADIENTS, IDENTITY, Row
 from conformance.terminal import rendered
 from conformance.verdict import ORDER, Measurement, Verdict, peak, rounded_up, worst
 from refs.peft_layer import VERSION
@@ -65,10 +65,10 @@ def _dead(found: Sequence[Examined]) -> str:
 
 def _parity(found: Sequence[Examined]) -> str:
     rows = []
-    for one in _worst_first(found, "forward", "gradients"):
-        for reference in dict.fromkeys(row.measurement.reference for row in one.rows if row.measurement.check == "forward"):
+    for one in _worst_first(found, FORWARD, GRADIENTS):
+        for reference in dict.fromkeys(row.measurement.reference for row in one.rows if row.measurement.check == FORWARD):
             own = [row for row in one.rows if row.measurement.reference == reference]
-            verdicts = [_verdict(own, check) for check in ("forward", "gradients")]
+            verdicts = [_verdict(own, check) for check in (FORWARD, GRADIENTS)]
             shown = peak(row.measurement for row in own)
             where = next(row.layer for row in own if row.measurement is shown)
             error = f"{rounded_up(shown.error)} of {shown.bound:.2g} {shown.unit}" if shown.unit else shown.reason
@@ -90,11 +90,12 @@ def failures(rows: Iterable[Row]) -> str:
             got = "" if row.relative else m.got
             groups.setdefault((m.variant, m.check, m.what, got, m.should), []).append(row)
         elif m.verdict is Verdict.UNTESTED:
-            groups.setdefault((m.variant, m.check, str(m.verdict), m.reason, ""), []).append(row)
-    lines = [
-        (*key[:3], key[3] or f"off by {own[0].relative:.2g} ‖y_base‖", key[4], some(abbreviated(row.layer for row in own)))
-        for key, own in groups.items()
-    ]
+            groups.setdefault((m.variant, "", str(m.verdict), m.reason, ""), []).append(row)
+    lines = []
+    for (variant, check, what, got, should), own in groups.items():
+        checks = check or ", ".join(dict.fromkeys(row.measurement.check for row in own))
+        where = some(abbreviated(dict.fromkeys(row.layer for row in own)))
+        lines.append((variant, checks, what, got or f"off by {own[0].relative:.2g} ‖y_base‖", should, where))
     return table("what is wrong, and what was not tested", ("variant", "check", "what", "got", "should be", "where"), lines)
 
 

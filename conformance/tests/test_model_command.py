@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lite
@@ -121,6 +121,27 @@ def test_a_llama_saved_to_disk(folders, capsys, tied):
     assert "what is wrong" not in out
 
 
+def test_a_row_of_zeros_in_a_tied_embedding(tmp_path):
+    config = BertConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=97, tie_word_embeddings=True
+    )
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    status, found = measured(tmp_path, tmp_path, "--variant", "pissa", "olora", "--targets", "decoder")
+    assert status == 0
+    assert not load(tmp_path).model.cls.predictions.decoder.weight[config.pad_token_id].any()
+    assert {m["verdict"] for m in found["measurements"] if m["check"] == "identity"} == {"equivalent"}
+
+
+@pytest.mark.skipif(minilm.missing() is not None, reason="no real weights here")
+def test_what_one_token_is_too_few_for(tmp_path, capsys):
+    status, found = measured(tmp_path, minilm.folder(), "--variant", "eva", "--targets", r"layer\.5\.output|pooler")
+    untested = {m["layer"]: m["reason"] for m in found["measurements"] if m["verdict"] == "untested"}
+    assert status == 0
+    assert untested == {"pooler.dense": "1 of the tokens reach this layer, a start from data needs 17"}
+    assert "dead parameters, forward, untested 1 of the tokens reach this layer" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_same_text_twice(folders, capsys):
     first, second = (said(capsys, folders[True], "--variant", "pissa")[:2] for _ in range(2))
     assert first == second
@@ -187,6 +208,12 @@ def test_a_broken_identity_of_a_third_is_seen_where_absolute_thresholds_pass(lla
     worst = max(at_start, key=lambda m: m["relative"])["layer"]
     row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["pissa", "fails"])
     assert row.split()[3] == worst
+
+
+def test_a_broken_identity_of_the_whole_output(folders, tmp_path):
+    with planted(HALF_LEFT):
+        _, found = measured(tmp_path, folders[False], "--variant", "pissa", "--targets", "layers.1")
+    assert [m["verdict"] for m in found["measurements"] if m["layer"] == "the model's output"] == ["fails"]
 
 
 def test_a_bug_of_the_method_differs_from_peft(folders, tmp_path):
@@ -386,6 +413,16 @@ def other_targets(folder):
     configure(folder, "adapter_config.json", target_modules=["query"])
 
 
+def finer(folder):
+    """More digits than the model keeps."""
+
+    def finer(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].double() * (1 + 2.0**-40)
+
+    rewrite(folder, finer, "adapter_model.safetensors")
+
+
 def pattern(folder):
     configure(folder, "adapter_config.json", alpha_pattern={"k_projj": 3})
 
@@ -396,6 +433,7 @@ def pattern(folder):
         (same, {}),
         (stray, {"tensors of the file that no module took": "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"}),
         (pruned, {"tensors of the adapter that the file lacks": "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"}),
+        (finer, {"tensors that came out with other values": None}),
         (zeroed, {"moves the output": "loaded, but does nothing: ‖y − y_base‖/‖y_base‖ = 0"}),
         (more_targets, {"modules that the config names": "no module is 'query' (target_modules)"}),
         (other_targets, {"modules that the config names": "no module is 'query' (target_modules)", "loads": None}),
