@@ -126,7 +126,7 @@ def _departure(one: Examined, calls: Mapping[str, list[Call]]) -> list[Row]:
     """A start that is nearly zero adds what its spread says, over many starts."""
     reached = [layer for layer in one.layers if layer.name in calls]
     of = [Adapted(one.suite, layer, calls[layer.name], Path()) for layer in reached]
-    of = [adapted for adapted in of if not one.suite.formula.identity(adapted.case)]
+    of = [adapted for adapted in of if not one.suite.formula.identity(adapted.case) and not adapted.unfit()]
     if not of or not one.suite.formula.departure:
         return []
     trial = _trial(one.suite, IDENTITY)

@@ -92,9 +92,9 @@ class Adapted:
     def measure(self) -> list[Row]:
         """Everything. Whatever goes wrong becomes a row."""
         with self.numbers():
-            if lacking := self._lacking_tokens():
+            if reason := self.unfit():
                 for trial in (self._trial(IDENTITY), self._trial(DEAD), *self._beside()):
-                    trial.untested(lacking, self.case)
+                    trial.untested(reason, self.case)
                     self._add(trial)
             else:
                 self._start()
@@ -204,12 +204,13 @@ class Adapted:
             outputs = [runs.at_own_init(self.suite.candidate, start, formula, numbers)["output"] for start in starts]
         return [float((output - plain).square().mean().sqrt()) / expected for output in outputs]
 
-    def _lacking_tokens(self) -> str:
-        """Why a start from data cannot be made: of a sequence, a pooler sees one."""
-        there, needed = self.calls[0].x[..., 0].numel(), self.suite.formula.least_tokens(self.case)
-        return (
-            f"{there} of the tokens reach this layer, a start from data needs {needed}" if self.case.data and there < needed else ""
-        )
+    def unfit(self) -> str:
+        """Why the method has no such layer, or no start there, or "". Of a sequence, a pooler sees one token."""
+        case, needed = self.case, self.suite.formula.least_tokens(self.case)
+        if (case.d_out, case.d_in) != (self.layer.d_out, self.layer.d_in):
+            return f"no such layer: a weight {(case.d_out, case.d_in)} would do, this is {(self.layer.d_out, self.layer.d_in)}"
+        there = self.calls[0].x[..., 0].numel()
+        return f"{there} of the tokens reach this layer, a start from data needs {needed}" if case.data and there < needed else ""
 
 
 def hosted(layer: Layer) -> nn.Module:

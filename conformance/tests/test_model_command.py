@@ -9,7 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import lite
@@ -131,6 +138,21 @@ def test_a_row_of_zeros_in_a_tied_embedding(tmp_path):
     assert status == 0
     assert not load(tmp_path).model.cls.predictions.decoder.weight[config.pad_token_id].any()
     assert {m["verdict"] for m in found["measurements"] if m["check"] == "identity"} == {"equivalent"}
+
+
+def test_what_a_method_does_not_fit(tmp_path):
+    config = BertConfig(
+        hidden_size=30, intermediate_size=45, num_hidden_layers=1, num_attention_heads=3, vocab_size=97, num_labels=1
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    status, found = measured(
+        tmp_path, tmp_path, "--variant", "road", "antipasto_ablate", "delora", "--targets", "classifier|pooler"
+    )
+    untested = {(m["variant"], m["layer"]): m["reason"] for m in found["measurements"] if m["verdict"] == "untested"}
+    assert status == 0
+    assert untested["road", "classifier"] == "no such layer: a weight (4, 32) would do, this is (1, 32)"
+    assert untested.keys() == {("road", "classifier"), ("antipasto_ablate", "classifier"), ("delora", "classifier")}
+    assert found["targets"]["antipasto_ablate"]["refusal"].endswith("r = 16, but a (1, 32) weight has only 1 components")
 
 
 @pytest.mark.skipif(minilm.missing() is not None, reason="no real weights here")
