@@ -8,7 +8,7 @@ from rich.table import Table
 from conformance.model.checkpoint import some
 from conformance.model.examine import ALL, Examined
 from conformance.model.names import abbreviated
-from conformance.model.one_layer import DEAD, FORWARD, GRADIENTS, IDENTITY, Row
+from conformance.model.one_layer import ALPHA, DEAD, FORWARD, GRADIENTS, IDENTITY, RANK, Row
 from conformance.terminal import rendered
 from conformance.verdict import ORDER, Measurement, Verdict, peak, rounded_up, worst
 from refs.peft_layer import VERSION
@@ -50,7 +50,10 @@ def _identity(found: Sequence[Examined]) -> str:
             ", ".join(dict.fromkeys(f"{row.measurement.verdict}, {row.relative:.2g}" for row in whole if row.relative is not None)),
         ))  # fmt: skip
     head = ("variant", "verdict", "worst relative", "in layer", ALL)
-    return table("identity where it starts: ‖y − y_base‖/‖y_base‖ on each layer's own input", head, rows)
+    title = (
+        f"identity where it starts (rank {RANK}, alpha {ALPHA:g}, or what fits): ‖y − y_base‖/‖y_base‖ on each layer's own input"
+    )
+    return table(title, head, rows)
 
 
 def _dead(found: Sequence[Examined]) -> str:

@@ -142,7 +142,7 @@ def test_a_row_of_zeros_in_a_tied_embedding(tmp_path):
 
 def test_what_a_method_does_not_fit(tmp_path):
     config = BertConfig(
-        hidden_size=30, intermediate_size=45, num_hidden_layers=1, num_attention_heads=3, vocab_size=97, num_labels=1
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=97, num_labels=1
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     status, found = measured(
