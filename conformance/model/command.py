@@ -40,7 +40,7 @@ def report(
     if adapter is not None:
         own = saved(checkpoint, given, adapter)
         measured += own
-        _say(table(f"the adapter {adapter}", ("what", "verdict", "got", "should be"), rows(own)))
+        _say("\n" + table(f"the adapter {adapter}", ("what", "verdict", "got", "should be"), rows(own)))
     if file is not None:
         file.write_text(_json(folder, checkpoint.title, given.about, found, measured), encoding="utf-8", newline="\n")
     return 1 if any(m.verdict.is_red for m in measured) or not measured else 0

@@ -19,7 +19,7 @@ NONE = "none: name some with --targets REGEX"
 def tables(found: Sequence[Examined]) -> str:
     """Targets, identity, dead parameters, parity; then every failure with both sides."""
     parts = [_targets(found), _identity(found), _dead(found), _parity(found), failures(row for one in found for row in one.rows)]
-    return "\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _targets(found: Sequence[Examined]) -> str:
