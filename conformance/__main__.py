@@ -93,6 +93,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where to write drift.json (default {RUN})")
     command.set_defaults(run=_drift)
 
+    command = commands.add_parser(
+        "model",
+        help="look at a transformers checkpoint of yours, and at an adapter saved for it",
+        description="Layer by layer, on real text: which layers each variant adapts, whether it starts as the model that you have "
+        "(relative to the size of each layer's output), which of its parameters could never learn, and whether it is peft's layer. "
+        "Needs no network and runs no code from the folder; the memory of the model and of one layer's working set. "
+        "Exits with 1 if anything fails, with 2 for a folder that cannot be used.",
+    )
+    command.add_argument(
+        "folder", metavar="DIR", type=Path, help="a local checkpoint: config.json and safetensors; its tokenizer, if it has one"
+    )
+    command.add_argument(
+        "--adapter",
+        metavar="PATH",
+        type=Path,
+        help="a saved adapter, too: lite's .safetensors file or a folder of peft's. Does it load, does it move the output, is anything ignored?",
+    )
+    command.add_argument("--variant", metavar="NAME", nargs="+", default=[], help=f"all by default; known: {', '.join(known())}")
+    command.add_argument(
+        "--targets",
+        metavar="REGEX",
+        nargs="+",
+        default=[],
+        help="layers to adapt, searched for in their full names (default: lite's choice)",
+    )
+    command.add_argument(
+        "--text", metavar="FILE", type=Path, help="what the model reads, its first 64 tokens (default: a text that is built in)"
+    )
+    command.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured there, too")
+    command.set_defaults(run=_model)
+
     command = commands.add_parser("refs", help="clone the authors' repositories at their pinned commits, and verify every file")
     command.add_argument("layer", metavar="LAYER", nargs="*", help="all by default")
     command.set_defaults(run=_refs)
@@ -184,6 +215,22 @@ def _drift(options: argparse.Namespace) -> int:
     from conformance.drift.measure import report
 
     return report(options.release, options.run_folder)
+
+
+def _model(options: argparse.Namespace) -> int:
+    check_known(options.variant)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported
+    os.environ.setdefault("TQDM_DISABLE", "1")  # of lite, attached to every layer
+    from conformance.model.command import report
+
+    return report(
+        options.folder,
+        variants=options.variant,
+        targets=options.targets,
+        adapter=options.adapter,
+        text=options.text,
+        file=options.json,
+    )
 
 
 def _refs(options: argparse.Namespace) -> int:

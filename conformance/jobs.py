@@ -70,7 +70,7 @@ class Job:
         own = self.candidate is self.suite.candidate or self.candidate in self.suite.references
         for divergence in (self.suite if own else self.suite.for_others).divergences:
             if (divergence.check, divergence.reference) == (self.check.name, self._trial().column):
-                measurements = _verified(divergence, measurements)
+                measurements = verified(divergence, measurements)
                 elsewhere = any(m.reason == ELSEWHERE for m in measurements)  # then nothing says that it is gone
                 if whole and not elsewhere and not any(_shows(divergence, m) for m in measurements):
                     measurements = measurements + self._gone(divergence)
@@ -97,7 +97,7 @@ def _mapping_problem(suite: Suite, candidate: Implementation, reference: Referen
     return next((f"{m.what}: {m.got}, should be: {m.should}" for m in cell if m.verdict.is_red), None)
 
 
-def _verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:
+def verified(divergence: Divergence, measurements: list[Measurement]) -> list[Measurement]:
     """Mark what a divergence explains; one that has to be there in its stated size and is not fails as stale."""
     low, high = divergence.size
     seen = []

@@ -128,6 +128,32 @@ def no_less_accurate(candidate: Tensor, reference: Tensor, oracle: Tensor, *, ka
     return _within(error, bound, RATIO, kappa)
 
 
+def another_order(candidate: Tensor, reference: Tensor, terms: Tensor, *, n: int) -> Judgement:
+    """Where the maths says the same number: bit for bit, or the same sum of n terms in another order. terms: the sum of their sizes,
+    |x||W|ᵀ + |b|, which roundings are relative to; the shape of the reference.
+    """
+    judgement = same_bits(candidate, reference)
+    comparable = candidate.dtype == reference.dtype and candidate.shape == reference.shape
+    if judgement.verdict is not Verdict.FAILS or not comparable or not torch.isfinite(candidate).all():
+        return judgement
+    gap = (candidate.double() - reference.double()).abs()
+    error = float(torch.where(gap > 0, gap / terms, 0.0).max()) / unit_roundoff(reference.dtype)
+    bound = 2 * math.sqrt(n)
+    if not error <= bound:
+        return judgement
+    return Judgement(Verdict.EQUIVALENT, error, bound, f"{unit_name(reference.dtype)} of |x||W|")
+
+
+def same_output(candidate: Tensor, reference: Tensor, *, n: int, kappa: float) -> Judgement:
+    """A whole model's output in its own dtype, of layers that are the same up to roundings. kappa: how far the output moves, relative and
+    in units of u, when every such layer's output is moved by one.
+    """
+    judgement = same_bits(candidate, reference)
+    if judgement.verdict is not Verdict.FAILS or not math.isfinite(judgement.error) or not reference.any():
+        return judgement
+    return _within(judgement.error, FUNCTION * math.sqrt(n) * kappa, judgement.unit, 1.0)
+
+
 def _within(error: float, bound: float, unit: str, kappa: float) -> Judgement:
     verdict = Verdict.EQUIVALENT if error <= bound else Verdict.FAILS
     if kappa > ILL_CONDITIONED:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refs import minilm
+from refs import given, minilm
 from refs.bases import base_layer
 from refs.case import Case
 from refs.numbers import normal, spectrum, uniform
@@ -69,6 +69,11 @@ def _cached(case: Case) -> tuple[Batch, ...]:
     return tuple(_rounded(batch, coarse) for batch in _batches(case))
 
 
+def forget_batches() -> None:
+    """Drop all data that was made."""
+    _cached.cache_clear()
+
+
 def _batches(case: Case) -> list[Batch]:
     tokens = 4 * (case.rank or 8) + 9
     if case.data == "one":
@@ -89,8 +94,10 @@ def _batches(case: Case) -> list[Batch]:
 
 def _inputs(case: Case, number: int, sequences: int, tokens: int) -> Tensor:
     """With a mean, strong directions of different strength (twice the rank, for ranks are shared out), and weak ones."""
-    if case.weight.startswith("minilm:"):
-        real = minilm.activations(case.weight.removeprefix("minilm:")).double().reshape(-1, case.d_in)
+    brought = given.of(case)
+    if brought or case.weight.startswith("minilm:"):
+        seen = brought.x if brought else minilm.activations(case.weight.removeprefix("minilm:"))
+        real = seen.double().reshape(-1, case.d_in)
         start = number * 7
         return real.roll(start, dims=0)[: sequences * min(tokens, len(real) // sequences)].reshape(sequences, -1, case.d_in)
     strong = min(2 * (case.rank or 8), case.d_in - 1)

@@ -19,7 +19,7 @@ class Case:
     dtype, adapter_dtype: of the base and, if it differs, of the adapter.
     weight: kind of base weight and input: "random", "decay" (singular values apart), "cliff" (the same, and next to nothing after the rank-th),
         "gap" (after the rank-th), "flat", "deficient",
-        "minilm:MODULE" (pretrained, real tokens), or "recorded:NAME" (the numbers of a recording).
+        "minilm:MODULE" (pretrained, real tokens), "recorded:NAME" (the numbers of a recording), or "given:NAME" (a layer that somebody brought).
     scales: what the base weight, the bias and the input (and the data) are multiplied by.
     data: what a start from data is taken from: "" (the method uses none), or a kind of `refs.calibration`.
     options: the variant's own options as (name, value) pairs, named as in lite's config.
@@ -82,7 +82,7 @@ class Case:
     @property
     def is_given(self) -> bool:
         """Whether its weight and input are pretrained or recorded, not generated."""
-        return self.weight.startswith(("minilm:", "recorded:"))
+        return self.weight.startswith(("minilm:", "recorded:", "given:"))
 
     def option(self, name: str, default: Any) -> Any:
         """The value of one of the variant's own options."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from refs import minilm, recorded
-from refs.calibration import Batch
+from refs import given, minilm, recorded
+from refs.calibration import Batch, forget_batches
 from refs.case import Case
 from refs.formula import Decomposed, Drawn, Exactly, Formula, Normal, Tensors, Uniform
 from refs.numbers import normal, spectrum, uniform
@@ -52,7 +52,11 @@ def _base(case: Case) -> tuple[Tensor, Tensor | None, Tensor]:
     if recording := recorded.of(case):  # exactly what was recorded, not what float32 can hold of it
         told = {name: rounded(recording.tensors[name], case) for name in ("weight", "bias", "x") if name in recording.tensors}
         return told["weight"], told.get("bias"), told["x"]
-    if case.weight.startswith("minilm:"):
+    if brought := given.of(case):
+        weight, bias, x = brought.weight.double(), None if brought.bias is None else brought.bias.double(), brought.x.double()
+        if (*case.batch, case.d_in) != x.shape or case.bias != (bias is not None):
+            raise ValueError(f"{case.weight} has input {tuple(x.shape)} and bias {bias is not None}; the case says {case!r}")
+    elif case.weight.startswith("minilm:"):
         name = case.weight.removeprefix("minilm:")
         module, seen = minilm.model().get_submodule(name), minilm.activations(name)
         assert isinstance(module, torch.nn.Linear)
@@ -202,3 +206,4 @@ def forget_problems() -> None:
     """Drop all numbers that were made."""
     for cached in (_base, _perturbed, _problem):
         cached.cache_clear()
+    forget_batches()

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import lite
 from conformance.documentation import Documentation, parse
 from conformance.suite import Lifecycle
+from lite.layers import Layer, targets
+from lite.runtime import plan
 from refs.bases import INPUT_NAMES, base_layer, weight_entry
 from refs.calibration import model_inputs, pair
 from refs.case import Case, as_dtype
@@ -103,6 +105,16 @@ class LiteRuntime:
     def reads_weight(self) -> bool:
         """Whether the variant needs a dense weight."""
         return lite.VARIANTS[self.variant].reads_weight
+
+    def targets(self, model: nn.Module, request: Mapping[str, Any]) -> tuple[list[Layer], str]:
+        """The layers that a request selects, and why it cannot be attached to them as it is, or ""; ValueError if there are none."""
+        config = lite.VARIANTS[self.variant].config(**request)
+        selected = targets(model, config)
+        try:
+            plan(model, [config])
+        except ValueError as error:
+            return selected, str(error)
+        return selected, ""
 
     def attach(self, model: nn.Module, *requests: Mapping[str, Any], data: Iterable[Any] | None = None) -> None:
         """One config per request."""

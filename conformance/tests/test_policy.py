@@ -10,12 +10,14 @@ from conformance.policy import (
     RATIO,
     U32,
     Judgement,
+    another_order,
     describe,
     distance,
     exactly_zero,
     no_less_accurate,
     same_bits,
     same_function,
+    same_output,
     structure,
     unit_name,
     unit_roundoff,
@@ -316,3 +318,29 @@ def test_the_words_of_a_failure_round_up_the_error():
     assert (judged.got, judged.should) == ("off by 16 u64", "at most 8 u64")
     judged = no_less_accurate(unit(65, torch.float32, e1=0.5), unit(65, torch.float32, e1=2.0**-8), unit(65), kappa=1.0)
     assert (judged.got, judged.should) == (f"off by 128 {RATIO}", f"at most 4 {RATIO}")
+
+
+def test_another_order_is_judged_by_the_sizes_of_the_terms():
+    u, n = 2.0**-24, 64
+    reference, terms = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]).double()
+    bound = 2 * math.sqrt(n)
+    for error, verdict in ((0.0, Verdict.IDENTICAL), (bound * BELOW * u, Verdict.EQUIVALENT), (bound * ABOVE * u, Verdict.FAILS)):
+        judged = another_order(reference + torch.tensor([0.0, error, 0.0]), reference, terms, n=n)
+        assert judged.verdict is verdict
+    assert another_order(reference + torch.tensor([0.0, 0.0, 1e-30]), reference, terms, n=n).verdict is Verdict.FAILS
+    assert another_order(reference * math.nan, reference, terms, n=n).verdict is Verdict.FAILS
+    assert another_order(reference.double(), reference, terms, n=n).verdict is Verdict.FAILS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_models_output_may_move_as_far_as_roundings_bring_it(dtype):
+    u, n, kappa = unit_roundoff(dtype), 16, 2.0
+    bound = 8 * 4 * kappa * u
+    reference = unit(5, dtype)
+    for error, verdict in ((0.0, Verdict.IDENTICAL), (bound * BELOW, Verdict.EQUIVALENT), (bound * ABOVE, Verdict.FAILS)):
+        assert same_output(unit(5, dtype, e3=error), reference, n=n, kappa=kappa).verdict is verdict
+    assert same_output(reference * math.nan, reference, n=n, kappa=100.0).verdict is Verdict.FAILS
+    assert same_output(reference, 0 * reference, n=n, kappa=100.0).verdict is Verdict.FAILS
+    assert (
+        same_output(reference * 1.5, reference, n=n, kappa=1e6).verdict is Verdict.EQUIVALENT
+    )  # however ill-conditioned, it is a verdict

@@ -1,0 +1,1 @@
+"""`python -m conformance model`: a transformers checkpoint of somebody's, and an adapter of theirs, looked at layer by layer."""
