@@ -11,7 +11,7 @@ from conformance.model.names import abbreviated
 from conformance.model.one_layer import ALPHA, DEAD, FORWARD, GRADIENTS, IDENTITY, RANK, Row
 from conformance.terminal import rendered
 from conformance.verdict import ORDER, Measurement, Verdict, peak, rounded_up, worst
-from refs.peft_layer import VERSION
+from refs.installed import VERSION
 
 NONE = "none: name some with --targets REGEX"
 
