@@ -81,7 +81,7 @@ class Job:
         if divergence.must_be_there:
             trial.report(Verdict.FAILS, divergence.id, got="covers no measurement", should="a difference that is there: stale?")
         elif divergence.expected:
-            trial.not_applicable(f"{divergence.id} holds for peft {divergence.releases}: fixed or not there yet in {VERSION}")
+            trial.not_applicable(f"{divergence.id} holds for peft {divergence.holds_for}: fixed or not there yet in {VERSION}")
         return trial.measured
 
 

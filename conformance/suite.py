@@ -11,6 +11,7 @@ from packaging.specifiers import SpecifierSet
 from torch import nn
 
 from conformance.documentation import Documentation
+from conformance.drift.releases import MEASURED
 from conformance.verdict import Measurement
 from refs.case import Case
 from refs.closed_form import ClosedForm
@@ -95,7 +96,8 @@ class Divergence:
 
     check, reference, what: where; `what` is a regular expression on the measured quantity. where: which cases.
     size: smallest and largest error, in the measurement's unit.
-    releases: of peft, for which it was measured (PEP 440, e.g. ">=0.18,<0.22"); in others it may be gone. Empty: in all.
+    releases: of peft, for which it holds (PEP 440, e.g. ">=0.18,<0.22"); in others it may be gone. By default those that are measured
+        (`conformance.drift`) where it speaks of peft, else all.
     expected: False where it may be there and need not.
     """
 
@@ -113,7 +115,12 @@ class Divergence:
     @property
     def must_be_there(self) -> bool:
         """Whether the installed release of peft has to show it."""
-        return self.expected and SpecifierSet(self.releases, prereleases=True).contains(VERSION)
+        return self.expected and SpecifierSet(self.holds_for, prereleases=True).contains(VERSION)
+
+    @property
+    def holds_for(self) -> str:
+        """The releases of peft; empty for all."""
+        return self.releases or (MEASURED if "peft" in re.findall(r"\w+", self.reference) else "")
 
     def covers(self, measurement: Measurement) -> bool:
         """Whether it speaks of this measurement."""

@@ -78,6 +78,7 @@ SUITE = Suite(
         *(divergence for layer in LLAMA for divergence in another_function(*layer)),
         Divergence(
             id="hra-base-dtype",
+            releases=">=0.16,<=0.21.2",
             check="accuracy",
             reference="peft",
             what=r"grad\.lora_U",
