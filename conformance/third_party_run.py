@@ -11,6 +11,8 @@ from rich.console import Console
 from conformance import certify
 from conformance.certificate import Certificate
 from conformance.checks import CHECKS
+from conformance.findings.measure import of_libraries
+from conformance.findings.measure import report as findings
 from conformance.parallel import bar
 from conformance.run_folder import machine, prepare
 from conformance.third_party import Layer, Library, chosen
@@ -66,7 +68,9 @@ def condensed(layer: Layer, library: Library, certificate: Certificate) -> Certi
 
 
 def report(names: Sequence[str], folder: Path, checks: Sequence[str], case: str | None) -> int:
-    """Certify with a progress bar, print each verdict table, keep what is whole. Returns the exit status: 1 if something is red.
+    """Certify with a progress bar, print each verdict table, keep what is whole, run the scripts of the libraries' bugs.
+
+    Returns the exit status: 1 if a verdict is red or a bug is no longer there as told.
 
     Raises ValueError for unknown names and for what is not installed as it should be.
     """
@@ -81,8 +85,11 @@ def report(names: Sequence[str], folder: Path, checks: Sequence[str], case: str 
             if certificate.complete:
                 write(folder, condensed(layer, library, certificate))
             certificates.append(certificate)
-            Console().print(f"{layer.page} of {library.name} {library.release}\n{certificate}\n", markup=False, highlight=False)
-    return 1 if any(certificate.red for certificate in certificates) else 0
+            text = certificate.table if certificate.complete else str(certificate)
+            Console(soft_wrap=True).print(f"{layer.page}, {library.name} {library.release}\n{text}\n", markup=False, highlight=False)
+    bugs = of_libraries([library.name for library in wanted.values()]) if all(c.complete for c in certificates) else ()
+    changed = findings(bugs) if bugs else 0
+    return 1 if changed or any(certificate.red for certificate in certificates) else 0
 
 
 def write(folder: Path, one: Certified) -> None:

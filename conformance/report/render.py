@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conformance import floor_run, run_folder, search_results
 from conformance.policy import RATIO
-from conformance.report import audit, authors, badges, bugs, floor_plot, history, plot, searched, upstream
+from conformance.report import audit, authors, badges, bugs, floor_plot, history, plot, searched, third_party, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
@@ -23,11 +23,12 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
-    The search has its own data beside its page: they are replaced if the run's folder holds a whole search of all variants.
+    The search has its own data beside its page: they are replaced if the run's folder holds a whole search of all variants. So have third
+    parties' layers: those of which the folder holds a certificate are replaced.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
     new = search_results.read(run)
-    pages = _pages(*_full(run), root, new if new and new.is_complete(known()) else None)
+    pages = _pages(*_full(run), root, new if new and new.is_complete(known()) else None, run)
     for path in pages:
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
@@ -39,7 +40,7 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. A run says nothing about the search: its page has to be that of its committed data.
+    machine; plots are not compared. A run says nothing about the search and about third parties: their pages have to be those of their committed data.
     Raises as `render` does.
     """
     summaries, machine = _full(run)
@@ -53,7 +54,7 @@ def check(run: Path, root: Path) -> list[str]:
         for key, now in summary.to_dict().items():
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
-    pages = _pages(summaries, machine, root, None)
+    pages = _pages(summaries, machine, root, None, None)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):
             found.append(f"{path.relative_to(root).as_posix()} is not what this run renders")
@@ -61,8 +62,13 @@ def check(run: Path, root: Path) -> list[str]:
     return found + [f"{path.relative_to(root).as_posix()} belongs to no variant" for path in strangers]
 
 
-def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: Searched | None) -> dict[Path, str]:
-    """Everything that is rendered; the history is the committed one, continued, and so is the search unless there is a new one."""
+def _pages(
+    summaries: list[Summary], machine: dict[str, str], root: Path, new: Searched | None, run: Path | None
+) -> dict[Path, str]:
+    """Everything that is rendered; the history is the committed one, continued, and so is the search unless there is a new one.
+
+    run: where third parties' new certificates may be.
+    """
     reports, readme = root / "reports", root / "README.md"
     search = new or search_results.read(reports)
     past = history.continued(_text(reports / HISTORY), summaries)
@@ -74,6 +80,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, new: S
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
         reports / KNOWN_BUGS: bugs.page(summaries),
+        **third_party.pages(reports, run),
     }
     if search:
         pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
@@ -176,7 +183,8 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}).",
+        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}), "
+        f"[layers of other libraries]({third_party.INDEX}).",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]

@@ -48,6 +48,7 @@ class Library:
     """A release of a library.
 
     name: as PyPI has it. requirements: what has to be installed, each with its exact version, the library first.
+    about: for its section of the index: what it has, and what of it has no variant here.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Library:
     licence: str
     link: str
     layers: tuple[Layer, ...]
+    about: str | None = None
 
     @property
     def pins(self) -> dict[str, str]:

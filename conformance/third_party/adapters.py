@@ -75,6 +75,7 @@ LIBRARY = Library(
     requirements=("adapters==1.3.0", "transformers==4.57.6"),
     licence="Apache-2.0",
     link="https://github.com/adapter-hub/adapters",
+    about=__doc__,
     layers=(
         Layer(
             page="adapters-lora",

@@ -35,6 +35,7 @@ LIBRARY = Library(
     requirements=("litgpt==0.5.13", "transformers==5.3.0"),
     licence="Apache-2.0",
     link="https://github.com/Lightning-AI/litgpt",
+    about=__doc__,
     layers=(
         Layer(
             page="litgpt-lora",

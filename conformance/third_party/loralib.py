@@ -34,6 +34,7 @@ LIBRARY = Library(
     requirements=("loralib==0.1.2",),
     licence="MIT",
     link="https://github.com/microsoft/LoRA",
+    about=__doc__,
     layers=(
         Layer(
             page="loralib-lora",

@@ -10,6 +10,7 @@ from unittest import mock
 
 from torch import nn
 
+from conformance.suite import Divergence
 from conformance.third_party import Layer, Library
 from refs.case import Case, as_dtype
 
@@ -29,6 +30,8 @@ def locon(base: nn.Module, case: Case, **more: Any) -> nn.Module:
     """LoRA, which is LoCon on a linear layer."""
     if {name for name, _ in case.options} - {"dropout", "rslora"}:
         raise NotImplementedError("LoCon has dropout and rs_lora, and no other option of the method")
+    if more.get("weight_decompose") and case.option("dropout", 0.0):
+        raise NotImplementedError("LyCORIS' DoRA has no dropout: it warns that it ignores it")
     return module("LoConModule", base, case, **more)
 
 
@@ -37,6 +40,83 @@ def reset(layer: Any, case: Case, **more: Any) -> None:
     with mock.patch.object(nn.Linear, "reset_parameters"):
         layer.load_state_dict(locon(layer.org_module[0], case, **more).state_dict())
 
+
+RELEASE = "https://pypi.org/project/lycoris-lora/4.1.3"  # the repository has no tag of it
+NORMS = "the norms that m starts from are those of a float32 copy of the weight"
+THROUGH = (
+    "gradients of A and B go through the norm, as with the authors' dora_simple=False; the paper's §4.3, peft and the authors' default hold it constant"
+)
+A, B = r"grad\.lora_A", r"grad\.lora_B"
+DETACHED = ("closed form", "peft", "author commonsense", "author visual")
+
+IN_BASE_DTYPE = Divergence(
+    id="lycoris-base-dtype",
+    check="accuracy",
+    reference="peft",
+    what=r"grad\.lora_[AB]",
+    where=lambda case: case.adapter_dtype is not None,
+    size=(2.0**9, 2.0**18),
+    reason="an adapter wider than its base is rounded to the base's dtype before it is multiplied; peft computes in the adapter's",
+    link=f"{RELEASE}, lycoris/modules/locon.py",
+)
+DROPS_OUTPUT = tuple(
+    Divergence(
+        id="lycoris-output-dropout",
+        check="dropout",
+        reference=reference,
+        what=r"output|grad\..*",
+        where=lambda case: case.mode == "train",
+        size=(2.0**48, 2.0**56),
+        reason="with bypass_mode dropout acts on what the adapter adds, not on its input; so it is written in the base class",
+        link=f"{RELEASE}, lycoris/modules/base.py",
+    )
+    for reference in ("closed form", "peft", "author")
+)
+FLOAT32_NORMS = (
+    *(
+        Divergence(
+            id="lycoris-dora-float32-norms",
+            check="init",
+            reference=reference,
+            what="lora_m",
+            size=(2.0**25, 2.0**31),
+            reason=NORMS,
+            link=f"{RELEASE}, lycoris/modules/locon.py",
+        )
+        for reference in (*DETACHED, "author full")
+    ),
+    Divergence(
+        id="lycoris-dora-float32-norms",
+        check="identity",
+        reference="itself",
+        what="output",
+        where=lambda case: case.dtype == "float64",
+        size=(2.0**25, 2.0**31),
+        reason=NORMS,
+        link=f"{RELEASE}, lycoris/modules/locon.py",
+    ),
+)
+FULL_GRADIENT = tuple(
+    Divergence(
+        id="lycoris-dora-full-gradient",
+        check=check,
+        reference=reference,
+        what=what,
+        where=lambda case, what=what, dtype=dtype: case.dtype == dtype and not (what == A and case.state == "init"),
+        size=size,
+        reason=THROUGH,
+        link=f"{RELEASE}, lycoris/functional/general.py",
+    )
+    for check, columns, names, dtype, size in (
+        ("gradients", DETACHED, (A, B), "float64", (2.0**46, 2.0**55)),
+        ("accuracy", DETACHED[1:], (A, B), "float32", (2.0**17, 2.0**23)),
+        ("accuracy", ("peft",), (A, B), "float16", (2.0**6, 2.0**9)),
+        ("accuracy", ("peft",), (A, B), "bfloat16", (2.0**3, 2.0**6)),
+        ("shape sweep", DETACHED[:2], (B,), "float64", (2.0**52, 2.0**55)),  # which shows the first that differs
+    )
+    for reference in columns
+    for what in names
+)
 
 FACTORS = {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"}
 DORA = {"weight_decompose": True}
@@ -47,24 +127,27 @@ LIBRARY = Library(
     requirements=("lycoris-lora==4.1.3",),
     licence="Apache-2.0",
     link="https://github.com/KohakuBlueleaf/LyCORIS",
+    about=__doc__,
     layers=(
         Layer(
-            page="lycoris-lora",
+            page="lycoris-locon",
             variant="lora",
             what="lycoris.modules.LoConModule",
             factory=locon,
             map=FACTORS,
             reset=reset,
             input_name="x",
+            divergences=(IN_BASE_DTYPE,),
         ),
         Layer(
-            page="lycoris-lora-bypass",
+            page="lycoris-locon-bypass",
             variant="lora",
             what="lycoris.modules.LoConModule, bypass_mode=True",
             factory=functools.partial(locon, **BYPASS),
             map=FACTORS,
             reset=functools.partial(reset, **BYPASS),
             input_name="x",
+            divergences=(IN_BASE_DTYPE, *DROPS_OUTPUT),
         ),
         Layer(
             page="lycoris-dora",
@@ -74,6 +157,7 @@ LIBRARY = Library(
             map=FACTORS | {"lora_m": {"name": "dora_scale", "shape": (-1, 1)}},
             reset=functools.partial(reset, **DORA),
             input_name="x",
+            divergences=(*FLOAT32_NORMS, *FULL_GRADIENT),
         ),
         Layer(
             page="lycoris-ia3",

@@ -4,8 +4,12 @@ from typing import Any
 
 from torch import nn
 
+from conformance.suite import Divergence
 from conformance.third_party import Layer, Library
 from refs.case import Case
+
+
+LINK = "https://github.com/pytorch/torchtune"
 
 
 def built(kind: str, base: nn.Module, case: Case) -> Any:
@@ -40,13 +44,28 @@ def reset(layer: Any, case: Case) -> None:
     layer.initialize_parameters()
 
 
+ON_THE_LOW_RANK_PATH = tuple(
+    Divergence(
+        id="torchtune-dora-dropout",
+        check="dropout",
+        reference=reference,
+        what=r"output|grad\.x|grad\.lora_m",
+        where=lambda case: case.mode == "train" and not case.bias,  # with a bias it is wrong anyway
+        size=(2.0**48, 2.0**55),
+        reason="its dropout acts on the low-rank path only; peft and the authors drop the input of the frozen weight in V, too",
+        link=f"{LINK}/blob/v0.6.1/torchtune/modules/peft/dora.py",
+    )
+    for reference in ("closed form", "peft")
+)
+
 FACTORS = {"lora_A": "lora_a.weight", "lora_B": "lora_b.weight"}
 
 LIBRARY = Library(
     name="torchtune",
     requirements=("torchtune==0.6.1", "torchao==0.17.0"),
     licence="BSD-3-Clause",
-    link="https://github.com/pytorch/torchtune",
+    link=LINK,
+    about=__doc__,
     layers=(
         Layer(
             page="torchtune-lora",
@@ -65,6 +84,7 @@ LIBRARY = Library(
             map=FACTORS | {"lora_m": "magnitude"},
             reset=reset,
             input_name="x",
+            divergences=ON_THE_LOW_RANK_PATH,
         ),
     ),
 )
