@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--check", action="append", default=[], help="this check only; then no page is made of it")
     command.add_argument("--case", metavar="ID", help="the one case of this id, as failures print it")
-    command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})")
+    command.add_argument(
+        "--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})"
+    )
     command.set_defaults(run=_third_party)
 
     command = commands.add_parser("refs", help="clone the authors' repositories at their pinned commits, and verify every file")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
@@ -86,7 +86,9 @@ def report(names: Sequence[str], folder: Path, checks: Sequence[str], case: str 
                 write(folder, condensed(layer, library, certificate))
             certificates.append(certificate)
             text = certificate.table if certificate.complete else str(certificate)
-            Console(soft_wrap=True).print(f"{layer.page}, {library.name} {library.release}\n{text}\n", markup=False, highlight=False)
+            Console(soft_wrap=True).print(
+                f"{layer.page}, {library.name} {library.release}\n{text}\n", markup=False, highlight=False
+            )
     bugs = of_libraries([library.name for library in wanted.values()]) if all(c.complete for c in certificates) else ()
     changed = findings(bugs) if bugs else 0
     return 1 if changed or any(certificate.red for certificate in certificates) else 0
@@ -99,8 +101,10 @@ def write(folder: Path, one: Certified) -> None:
 
 
 def to_json(one: Certified) -> str:
-    """The text of such a file; whatever is empty is left out."""
-    values = asdict(one) | {"measurements": [{k: v for k, v in m.to_dict().items() if v != ""} for m in one.measurements]}
+    """The text of such a file; fields of measurements that have their default are left out."""
+    default = {field.name: field.default for field in fields(Measurement)}
+    short = [{name: value for name, value in m.to_dict().items() if value != default[name]} for m in one.measurements]
+    values = asdict(one) | {"measurements": short}
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 

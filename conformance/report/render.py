@@ -16,6 +16,12 @@ from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
 VERDICTS, HISTORY, KNOWN_BUGS, UPSTREAM, AUTHORS = "verdicts.json", "history.md", "known-bugs.md", "upstream.md", "authors.md"
+BESIDE = {
+    "Bugs that the suites catch": KNOWN_BUGS,
+    "bugs found upstream": UPSTREAM,
+    "peft against author": AUTHORS,
+    "layers of other libraries": third_party.INDEX,
+}
 INTRODUCTION = """Is the implementation in `lite/` the method? One row per variant, one page each; README says how to read a verdict.
 Rendered by `nox -s report` from a full run, never by hand. A dash: there is no such reference yet."""
 
@@ -183,8 +189,7 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}), "
-        f"[layers of other libraries]({third_party.INDEX}).",
+        f"{', '.join(f'[{title}]({page})' for title, page in BESIDE.items())}.",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]

@@ -28,7 +28,9 @@ def pages(reports: Path, run: Path | None) -> dict[Path, str]:
             if kept := (run and read(run, layer.page)) or read(reports, layer.page):
                 summary = Summary(kept.certificate, name=layer.page, counted=kept.counted)
                 made[folder / f"{layer.page}.json"] = to_json(kept)
-                made[folder / f"{layer.page}.md"] = foreign.page(summary, kept.made_with, _about(library, layer, kept), _bugs(layer))
+                made[folder / f"{layer.page}.md"] = foreign.page(
+                    summary, kept.made_with, _about(library, layer, kept), _bugs(layer)
+                )
                 made[folder / "badges" / f"{layer.page}.json"] = badges.endpoint(summary)
                 made[folder / "badges" / f"{layer.page}.svg"] = badges.svg(summary)
                 rows.append(_row(library, layer, kept, summary))

@@ -21,7 +21,12 @@ def module(kind: str, base: nn.Module, case: Case, **more: Any) -> nn.Module:
         raise NotImplementedError("LyCORIS adapts nn.Linear and convolutions")
     from lycoris import modules
 
-    more |= {"lora_dim": case.rank, "alpha": case.alpha, "dropout": case.option("dropout", 0.0), "rs_lora": case.option("rslora", False)}
+    more |= {
+        "lora_dim": case.rank,
+        "alpha": case.alpha,
+        "dropout": case.option("dropout", 0.0),
+        "rs_lora": case.option("rslora", False),
+    }
     made: nn.Module = getattr(modules, kind)("layer", base, **more).to(as_dtype(case.adapter_dtype or case.dtype))
     return made
 
@@ -42,10 +47,7 @@ def reset(layer: Any, case: Case, **more: Any) -> None:
 
 
 RELEASE = "https://pypi.org/project/lycoris-lora/4.1.3"  # the repository has no tag of it
-NORMS = "the norms that m starts from are those of a float32 copy of the weight"
-THROUGH = (
-    "gradients of A and B go through the norm, as with the authors' dora_simple=False; the paper's §4.3, peft and the authors' default hold it constant"
-)
+THROUGH = "gradients of A and B go through the norm, as with the authors' dora_simple=False; the paper's §4.3, peft and the authors' default hold it constant"
 A, B = r"grad\.lora_A", r"grad\.lora_B"
 DETACHED = ("closed form", "peft", "author commonsense", "author visual")
 
@@ -72,37 +74,34 @@ DROPS_OUTPUT = tuple(
     )
     for reference in ("closed form", "peft", "author")
 )
-FLOAT32_NORMS = (
-    *(
-        Divergence(
-            id="lycoris-dora-float32-norms",
-            check="init",
-            reference=reference,
-            what="lora_m",
-            size=(2.0**25, 2.0**31),
-            reason=NORMS,
-            link=f"{RELEASE}, lycoris/modules/locon.py",
-        )
-        for reference in (*DETACHED, "author full")
-    ),
+FLOAT32_NORMS = tuple(
     Divergence(
         id="lycoris-dora-float32-norms",
-        check="identity",
-        reference="itself",
-        what="output",
+        check=check,
+        reference=reference,
+        what=what,
         where=lambda case: case.dtype == "float64",
         size=(2.0**25, 2.0**31),
-        reason=NORMS,
+        reason="the norms that m starts from are those of a float32 copy of the weight",
         link=f"{RELEASE}, lycoris/modules/locon.py",
-    ),
+    )
+    for check, what, references in (("init", "lora_m", (*DETACHED, "author full")), ("identity", "output", ("itself",)))
+    for reference in references
 )
+
+
+def away_from_start(what: str, dtype: str, case: Case) -> bool:
+    """Cases of a dtype; for A those where B is not zero, so that A has a gradient."""
+    return case.dtype == dtype and not (what == A and case.state == "init")
+
+
 FULL_GRADIENT = tuple(
     Divergence(
         id="lycoris-dora-full-gradient",
         check=check,
         reference=reference,
         what=what,
-        where=lambda case, what=what, dtype=dtype: case.dtype == dtype and not (what == A and case.state == "init"),
+        where=functools.partial(away_from_start, what, dtype),
         size=size,
         reason=THROUGH,
         link=f"{RELEASE}, lycoris/functional/general.py",
@@ -119,8 +118,8 @@ FULL_GRADIENT = tuple(
 )
 
 FACTORS = {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"}
-DORA = {"weight_decompose": True}
-BYPASS = {"bypass_mode": True}
+DORA: dict[str, Any] = {"weight_decompose": True}
+BYPASS: dict[str, Any] = {"bypass_mode": True}
 
 LIBRARY = Library(
     name="lycoris-lora",

@@ -8,7 +8,6 @@ from conformance.suite import Divergence
 from conformance.third_party import Layer, Library
 from refs.case import Case
 
-
 LINK = "https://github.com/pytorch/torchtune"
 
 
