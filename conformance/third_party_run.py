@@ -44,7 +44,12 @@ class Certified:
 def certified(
     layer: Layer, checks: Iterable[str] = (), case: str | None = None, done: Callable[[], object] = lambda: None
 ) -> Certificate:
-    """All checks of a layer, or some, on all cases or one. done: called after each check."""
+    """All checks of a layer, or some, on all cases or one. done: called after each check.
+
+    Raises ValueError for an unknown check, a case that a check does not have, and a case without its check.
+    """
+    if case and not checks:
+        raise ValueError(f"case {case} is one of some check: name that, too")
     subject, found = layer.candidate(), list[Measurement]()
     for check in checks or CHECKS:
         found += certify(subject, layer.variant, divergences=layer.divergences, checks=check, case=case)
@@ -76,22 +81,20 @@ def report(names: Sequence[str], folder: Path, checks: Sequence[str], case: str 
     """
     wanted = chosen(names)
     prepare(folder)
-    certificates = []
+    certificates: dict[Layer, Certificate] = {}
     with bar() as progress:
         task = progress.add_task("", total=len(wanted) * len(checks or CHECKS))
         for layer, library in wanted.items():
             progress.update(task, description=layer.page)
-            certificate = certified(layer, checks, case, lambda: progress.advance(task))
-            if certificate.complete:
-                write(folder, condensed(layer, library, certificate))
-            certificates.append(certificate)
-            text = certificate.table if certificate.complete else str(certificate)
-            Console(soft_wrap=True).print(
-                f"{layer.page}, {library.name} {library.release}\n{text}\n", markup=False, highlight=False
-            )
-    bugs = of_libraries([library.name for library in wanted.values()]) if all(c.complete for c in certificates) else ()
+            certificates[layer] = certified(layer, checks, case, lambda: progress.advance(task))
+            if certificates[layer].complete:
+                write(folder, condensed(layer, library, certificates[layer]))
+    for layer, certificate in certificates.items():
+        text = certificate.table if certificate.complete else str(certificate)
+        Console(soft_wrap=True).print(f"{layer.page}, {layer.what}\n{text}\n", markup=False, highlight=False)
+    bugs = of_libraries([library.name for library in wanted.values()]) if all(c.complete for c in certificates.values()) else ()
     changed = findings(bugs) if bugs else 0
-    return 1 if changed or any(certificate.red for certificate in certificates) else 0
+    return 1 if changed or any(certificate.red for certificate in certificates.values()) else 0
 
 
 def write(folder: Path, one: Certified) -> None:

@@ -132,6 +132,8 @@ def test_unknown_names_checks_and_an_empty_environment_are_refused(monkeypatch, 
     )
     assert main(["third-party", "loralib", "--check", "foward", *folder]) == 2
     assert "unknown check foward" in capsys.readouterr().err
+    assert main(["third-party", "loralib", "--case", "24x16", *folder]) == 2
+    assert "case 24x16 is one of some check: name that, too" in capsys.readouterr().err
     monkeypatch.setattr(third_party, "_installed", lambda name: None)
     assert main(["third-party", *folder]) == 2
     assert f"none of {', '.join(library.name for library in libraries())} is installed" in capsys.readouterr().err
