@@ -1,6 +1,8 @@
 """adapters, of AdapterHub: LoRA, DoRA and IA3.
 
-Its IA3 scales outputs, those of the feed-forward module, too; there is no scale of an input (our ia3_ff). Its VeRA, DVoRA, MTL-LoRA, LoReFT,
+Its DoRA has two bugs and two choices, all in the same cells: without a bias, and with the norms of W + alpha/r BA held constant, only dropout
+differs, which acts on the low-rank path. Its IA3 takes (sequences, tokens, d_in) only, silently makes something else of (tokens, d_in), and
+scales outputs, those of the feed-forward module, too; there is no scale of an input (our ia3_ff). Its VeRA, DVoRA, MTL-LoRA, LoReFT,
 bottleneck adapters, Compacter, prefix and prompt tuning have no variant here.
 """
 

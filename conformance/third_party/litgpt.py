@@ -1,6 +1,7 @@
 """litgpt: LoRA.
 
-Its `LoRAQKVLinear`, LoRA on the parts of one joint projection, has no variant here.
+Its `LoRAQKVLinear`, LoRA on the parts of one joint projection, has no variant here. It needs huggingface-hub below 1.4, and so transformers
+of 5.3.0 or older.
 """
 
 from typing import Any

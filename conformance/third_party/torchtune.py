@@ -1,4 +1,8 @@
-"""torchtune: LoRA and DoRA. It needs torchao for its imports, and one that still has `torchao.dtypes.nf4tensor`: 0.17.0 is the last."""
+"""torchtune: LoRA and DoRA.
+
+Its DoRA is right without a bias and without dropout. It needs torchao for its imports, and one that still has
+`torchao.dtypes.nf4tensor`: 0.17.0 is the last. Its LoRA with quantisation-aware training has no variant here.
+"""
 
 from typing import Any
 
