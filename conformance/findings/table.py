@@ -287,7 +287,7 @@ FINDINGS = (
         sizes=(0.25,),
         page="torchtune-dora",
         hidden_by="its tests compare with a reference, and merge, without a bias",
-        source=f"{TORCHTUNE}#L196",
+        source=f"{TORCHTUNE}#L187",
     ),
     Finding(
         id="lycoris-dropout",
@@ -347,7 +347,7 @@ FINDINGS = (
         sizes=(1.0,),
         says="a layer is certified as it is trained, not merged",
         hidden_by="its test merges a new adapter, whose B = 0 leaves the weight as it is",
-        source=f"{ADAPTERS}#L884",
+        source=f"{ADAPTERS}#L893",
     ),
     Finding(
         id="adapters-dora-bias",

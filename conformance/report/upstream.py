@@ -33,9 +33,13 @@ def _row(finding: Finding) -> list[str]:
         f"[{finding.title}](#{finding.id})",
         size,
         releases,
-        f"`{finding.cell}`" if finding.cell else "–",
+        f"`{finding.cell}`" if finding.cell else _page(finding) or "–",
         "" if finding.known else "new",
     ]
+
+
+def _page(finding: Finding) -> str:
+    return f"[{finding.page}](third-party/{finding.page}.md)" if finding.page else ""
 
 
 def _by_release(library: str) -> str:
@@ -59,7 +63,7 @@ def _section(finding: Finding) -> list[str]:
 
 def _where(finding: Finding) -> str:
     if finding.page:
-        return f"[{finding.page}](third-party/{finding.page}.md) is red for it"
+        return f"{_page(finding)} is red for it"
     if not finding.cell:
         return f"no row: {finding.says}"
     command = f"`python -m conformance reproduce {finding.cell}`"

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import re
 from dataclasses import replace
 from importlib import metadata
@@ -13,6 +14,7 @@ from torch import nn
 
 from conformance import third_party
 from conformance.__main__ import main
+from conformance.certificate import Certificate
 from conformance.findings import FINDINGS
 from conformance.jobs import jobs
 from conformance.report import third_party as report
@@ -20,7 +22,7 @@ from conformance.suite_of import suite_of
 from conformance.third_party import Layer, Library, chosen, libraries
 from conformance.third_party_run import certified, condensed, read, to_json, write
 from conformance.variants import known
-from conformance.verdict import Verdict
+from conformance.verdict import Measurement, Verdict
 
 REPORTS = Path(__file__).parents[2] / "reports"
 LAYERS = {layer.page: layer for library in libraries() for layer in library.layers}
@@ -150,6 +152,31 @@ def test_loralib_is_lora_and_what_is_kept_of_it_has_the_same_cells():
     assert kept.counted[0] == len(whole) > 4 * len(kept.measurements)
     assert kept.made_with["loralib"] == library.release
     assert {m.reason for m in kept.measurements} == {m.reason for m in whole}
+
+
+def test_of_each_cell_one_measurement_is_kept_for_every_verdict_and_reason_and_it_is_the_largest():
+    layer = LAYERS["loralib-lora"]
+    kinds = [
+        {"verdict": verdict, "reason": reason, "evidence": evidence}
+        for verdict, reason, evidence in [
+            (Verdict.EQUIVALENT, "", True),
+            (Verdict.FAILS, "", True),
+            (Verdict.DIVERGES, "a: because", True),
+            (Verdict.DIVERGES, "b: because", True),
+            (Verdict.NOT_APPLICABLE, "small", True),
+            (Verdict.NOT_APPLICABLE, "small", False),
+        ]
+    ]
+    cell = {"variant": "lora", "candidate": "x", "version": "", "check": "forward", "unit": "u64", "bound": 2.0}
+    everything = [
+        Measurement(**cell, **kind, reference=reference, error=error, case_id=f"{number}")
+        for number, (reference, kind, error) in enumerate(itertools.product(("peft", "author"), kinds, (1.0, 3.0, 2.0)))
+    ]
+    kept = condensed(
+        layer, next(library for library in libraries() if layer in library.layers), Certificate("lora", tuple(everything))
+    )
+    assert kept.measurements == tuple(everything[1::3])
+    assert kept.counted == (36, 36, 0)
 
 
 @pytest.mark.parametrize(("factor", "status", "verdict"), [(1.0, 0, "faithful"), (1 + 1e-6, 1, "buggy")])
