@@ -37,11 +37,8 @@ def install(session: nox.Session, group: str) -> None:
     )
 
 
-def environment(session: nox.Session, interpreter: Path, name: str, requirements: Sequence[str], pins: str, proof: str) -> None:
-    """torch, then the project, editable, and the requirements, in the environment of that interpreter; nothing if nothing changed.
-
-    proof: imports that show that it works, and compile it once.
-    """
+def environment(session: nox.Session, interpreter: Path, name: str, requirements: Sequence[str], pins: str) -> None:
+    """torch, then the project, editable, and the requirements, in the environment of that interpreter; nothing if nothing changed."""
     home = interpreter.parents[1]
     wanted = hashlib.sha256(repr((PROJECT, sorted(requirements), pins)).encode()).hexdigest()
     stamp = home / f"{name}.stamp"
@@ -53,7 +50,7 @@ def environment(session: nox.Session, interpreter: Path, name: str, requirements
     constraints.write_text(pins)
     python(session, "-m", "pip", "install", "--quiet", TORCH, interpreter=interpreter)
     python(session, "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", ".", *requirements, interpreter=interpreter)
-    python(session, "-c", proof, interpreter=interpreter)
+    python(session, "-c", "import torch, peft, transformers", interpreter=interpreter)  # proves it, and compiles it once
     stamp.write_text(wanted)
 
 
@@ -121,7 +118,7 @@ def third_party(session: nox.Session) -> None:
         pinned = {requirement.partition("==")[0] for requirement in known[name]}
         pins = [line for line in PINS.read_text().splitlines() if line.partition("==")[0] not in pinned]
         requirements = [*nox.project.dependency_groups(PROJECT, "pretrained"), *known[name]]
-        environment(session, own, name, requirements, "\n".join(pins), "import torch, peft, transformers")
+        environment(session, own, name, requirements, "\n".join(pins))
         python(session, "-m", "conformance", "third-party", name, codes=(0, 1), interpreter=own)
 
 
