@@ -4,12 +4,15 @@
 # ///
 """Developer commands, one session per thing that is proved. `nox --list` shows them.
 
-All sessions share one plain pip environment, `.nox/shared`: torch is too large for one each.
+All sessions share one plain pip environment, `.nox/shared`: torch is too large for one each. Only other libraries, which do not agree with
+each other, have their own.
 """
 
+import ast
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -18,31 +21,42 @@ nox.options.sessions = ["lint", "tests", "conformance"]
 nox.options.default_venv_backend = "none"
 
 HERE = Path(__file__).parent
-SHARED = HERE / ".nox" / "shared"
-PYTHON = SHARED / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+BIN = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+PYTHON = HERE / ".nox" / "shared" / BIN
 PINS = HERE / ".ci" / "constraints.txt"
+THIRD_PARTIES = HERE / "conformance" / "third_party"
 WORKFLOWS = sorted((HERE / ".github" / "workflows").glob("*.yml"))
+PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 TORCH = "torch==2.13.0"  # installed first and by exact version: a bare `torch` may pull another build
 
 
 def install(session: nox.Session, group: str) -> None:
     """The project, editable, and one of its dependency groups; nothing if nothing changed since the last time."""
-    wanted = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + PINS.read_bytes()).hexdigest()
-    stamp = SHARED / f"{group}.stamp"
+    environment(
+        session, PYTHON, group, nox.project.dependency_groups(PROJECT, group), PINS.read_text(), "import torch, peft, transformers"
+    )
+
+
+def environment(session: nox.Session, interpreter: Path, name: str, requirements: Sequence[str], pins: str) -> None:
+    """torch, then the project, editable, and the requirements, in the environment of that interpreter; nothing if nothing changed."""
+    home = interpreter.parents[1]
+    wanted = hashlib.sha256(repr((PROJECT, sorted(requirements), pins)).encode()).hexdigest()
+    stamp = home / f"{name}.stamp"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    if not PYTHON.exists():
-        session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
-    requirements = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), group)
-    python(session, "-m", "pip", "install", "--quiet", TORCH)
-    python(session, "-m", "pip", "install", "--quiet", "-c", str(PINS), "-e", ".", *requirements)
-    python(session, "-c", "import torch, peft, transformers")  # proves the environment, and compiles it once
+    if not interpreter.exists():
+        session.run(sys.executable, "-m", "venv", str(home), external=True)
+    constraints = home / f"{name}.constraints.txt"
+    constraints.write_text(pins)
+    python(session, "-m", "pip", "install", "--quiet", TORCH, interpreter=interpreter)
+    python(session, "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", ".", *requirements, interpreter=interpreter)
+    python(session, "-c", "import torch, peft, transformers", interpreter=interpreter)  # proves it, and compiles it once
     stamp.write_text(wanted)
 
 
-def python(session: nox.Session, *arguments: str, codes: tuple[int, ...] = (0,)) -> None:
-    """Run the shared environment's interpreter, without a hub. codes: exit codes that are no failure."""
-    session.run(str(PYTHON), *arguments, external=True, env={"HF_HUB_OFFLINE": "1"}, success_codes=codes)
+def python(session: nox.Session, *arguments: str, codes: tuple[int, ...] = (0,), interpreter: Path = PYTHON) -> None:
+    """Run an environment's interpreter, the shared one's by default, without a hub. codes: exit codes that are no failure."""
+    session.run(str(interpreter), *arguments, external=True, env={"HF_HUB_OFFLINE": "1"}, success_codes=codes)
 
 
 @nox.session
@@ -91,6 +105,28 @@ def floor(session: nox.Session) -> None:
     """The smallest error in a layer that turns its verdict; fails where it is above its goal. `-- lora`, `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance", "floor", *session.posargs)
+
+
+@nox.session(name="third-party")
+def third_party(session: nox.Session) -> None:
+    """Certify layers of loralib, torchtune and others, each library in its own environment; data for `report`. `-- torchtune`: one of them."""
+    known = third_parties()
+    if unknown := set(session.posargs) - set(known):
+        session.error(f"unknown library {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    for name in session.posargs or known:
+        own = HERE / ".nox" / "third-party" / name / BIN
+        pinned = {requirement.partition("==")[0] for requirement in known[name]}
+        pins = [line for line in PINS.read_text().splitlines() if line.partition("==")[0] not in pinned]
+        requirements = [*nox.project.dependency_groups(PROJECT, "pretrained"), *known[name]]
+        environment(session, own, name, requirements, "\n".join(pins))
+        python(session, "-m", "conformance", "third-party", name, codes=(0, 1), interpreter=own)
+
+
+def third_parties() -> dict[str, list[str]]:
+    """Each library with what it has to be installed with, as its file in `conformance/third_party` says."""
+    files = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(THIRD_PARTIES.glob("[!_]*.py"))]
+    said = [node.value for file in files for node in ast.walk(file) if isinstance(node, ast.keyword) and node.arg == "requirements"]
+    return {required[0].partition("==")[0]: list(required) for required in map(ast.literal_eval, said)}
 
 
 @nox.session

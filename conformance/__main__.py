@@ -124,6 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", metavar="FILE", type=Path, help="write everything that was measured there, too")
     command.set_defaults(run=_model)
 
+    command = commands.add_parser("third-party", help="certify the layers of loralib, torchtune and others, as they are installed")
+    command.add_argument(
+        "name", metavar="NAME", nargs="*", help="a library, or the page of one of its layers; by default all that are installed"
+    )
+    command.add_argument("--check", action="append", default=[], help="this check only; then no page is made of it")
+    command.add_argument("--case", metavar="ID", help="the one case of this id, as failures print it")
+    command.add_argument(
+        "--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where it is kept for the pages (default {RUN})"
+    )
+    command.set_defaults(run=_third_party)
+
     command = commands.add_parser("refs", help="clone the authors' repositories at their pinned commits, and verify every file")
     command.add_argument("layer", metavar="LAYER", nargs="*", help="all by default")
     command.set_defaults(run=_refs)
@@ -231,6 +242,12 @@ def _model(options: argparse.Namespace) -> int:
         text=options.text,
         file=options.json,
     )
+
+
+def _third_party(options: argparse.Namespace) -> int:
+    from conformance.third_party_run import report
+
+    return report(options.name, options.run_folder, options.check, options.case)
 
 
 def _refs(options: argparse.Namespace) -> int:

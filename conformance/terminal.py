@@ -11,6 +11,7 @@ from rich.table import Table
 from conformance.verdict import PAIR, Measurement, Verdict, cells, peak, rounded_up
 
 WIDTH = 132
+THIRD_PARTY = "third party "  # before the page's name, what a library's layer is called as a candidate
 
 
 def verdict_table(title: str, measurements: Sequence[Measurement]) -> str:
@@ -105,6 +106,9 @@ def reproduce(m: Measurement) -> str:
     if m.candidate == "yours":
         case = f', case="{name}"' if name else ""
         return f'print(certify(…, "{m.variant}", …, checks=["{m.check}"]{case}))'
+    if m.candidate.startswith(THIRD_PARTY):
+        case = f' --case "{name}"' if name else ""
+        return f'python -m conformance third-party {m.candidate.removeprefix(THIRD_PARTY)} --check "{m.check}"{case}'
     id_ = f"{m.variant}/{cell_id(m.reference, m.check)}" + (f"/{name}" if name else "")
     return f'python -m conformance reproduce "{id_}"'
 

@@ -33,7 +33,7 @@ PAIR = " – "  # between two references that are compared with each other
 class Measurement:
     """One quantity of one check.
 
-    candidate: whom it judges: lite, a reference, or "yours". reference: whom it compares with, "itself" for checks of the candidate alone.
+    candidate: whom it judges: lite, a reference, "yours", or a third party's layer. reference: whom it compares with, "itself" for checks of the candidate alone.
     version: which release, paper or commit that is.
     case, case_id: `repr` and short name; empty for checks that need no case.
     what: the quantity, e.g. grad.lora_A.

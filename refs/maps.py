@@ -2,7 +2,7 @@
 
 Notation, per canonical name: the foreign name, or a mapping with `name` and any of
 `transpose` (bool), `shape` (the foreign shape; one size may be −1 and follows from the others), `sign` (±1), `scale` (a number) and
-`plus` ("identity"): foreign = scale · sign · reshape(transpose(canonical)), plus the identity matrix if that is asked for.
+`plus` ("identity" or a number): foreign = scale · sign · reshape(transpose(canonical)), plus the identity matrix or that number.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DEFAULTS: dict[str, Any] = {"transpose": False, "shape": None, "sign": 1, "scale": 1, "plus": None}
+DEFAULTS: dict[str, Any] = {"transpose": False, "shape": None, "sign": 1, "scale": 1, "plus": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +24,27 @@ class Entry:
     transpose: bool = False
     shape: tuple[int, ...] | None = None
     factor: float = 1.0
-    plus_identity: bool = False
+    plus: str | float = 0.0
 
     def carry_in(self, canonical: Tensor) -> Tensor:
         """Canonical value → foreign value."""
         turned = canonical.T if self.transpose else canonical
         foreign = (turned if self.shape is None else turned.reshape(self.shape)) * self.factor
-        return foreign + torch.eye(len(foreign), dtype=foreign.dtype, device=foreign.device) if self.plus_identity else foreign
+        return foreign + self._addend(foreign) if self.plus else foreign
 
     def carry_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Foreign value → canonical value; ValueError if the foreign shape does not fit `shape`."""
         turned = self._unshape(foreign, shape)
-        if self.plus_identity:
-            turned = turned - torch.eye(len(turned), dtype=turned.dtype, device=turned.device)
-        return turned / self.factor
+        return (turned - self._addend(turned) if self.plus else turned) / self.factor
 
     def gradient_out(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Gradient by the foreign tensor → gradient by the canonical one: the transposed map, not the inverse."""
         return self._unshape(foreign, shape) * self.factor
+
+    def _addend(self, like: Tensor) -> Tensor | float:
+        if isinstance(self.plus, str):
+            return torch.eye(len(like), dtype=like.dtype, device=like.device)
+        return self.plus
 
     def _unshape(self, foreign: Tensor, shape: tuple[int, ...]) -> Tensor:
         turned = shape[::-1] if self.transpose else shape
@@ -80,12 +83,12 @@ def _entry(canonical: str, spec: Any) -> Entry:
         raise ValueError(f"map entry {canonical}: at most one size of a shape can follow from the others, got {shape!r}")
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in (sign, scale)):
         raise ValueError(f"map entry {canonical}: sign and scale should be finite numbers, got {sign!r} and {scale!r}")
-    if plus not in (None, "identity") or (plus and shape is not None):
+    if not (plus == "identity" and shape is None) and not (type(plus) in (int, float) and math.isfinite(plus)):
         raise ValueError(
-            f"map entry {canonical}: plus should be 'identity', for a square matrix that keeps its shape, got {plus!r}"
+            f"map entry {canonical}: plus should be a number, or 'identity' for a square matrix that keeps its shape, got {plus!r}"
         )
     if sign * scale == 0:
         raise ValueError(f"map entry {canonical}: {spec!r} multiplies by zero")
     if abs(sign) != 1:
         raise ValueError(f"map entry {canonical}: sign should be 1 or -1, got {sign!r}; other factors are a scale")
-    return Entry(spec["name"], transpose, None if shape is None else tuple(shape), float(sign * scale), plus is not None)
+    return Entry(spec["name"], transpose, None if shape is None else tuple(shape), float(sign * scale), plus)

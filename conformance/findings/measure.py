@@ -6,7 +6,7 @@ import runpy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -77,6 +77,11 @@ def chosen(ids: Sequence[str]) -> tuple[Finding, ...]:
     return tuple(known[id_] for id_ in ids) or FINDINGS
 
 
+def of_libraries(names: Sequence[str]) -> tuple[Finding, ...]:
+    """The findings in these libraries."""
+    return tuple(finding for finding in FINDINGS if finding.library in names)
+
+
 def report(findings: Sequence[Finding]) -> int:
     """Measure with a progress line and print the table. Returns the exit status: 1 if one is not as expected."""
     console = Console()
@@ -108,4 +113,8 @@ def _cells(one: Seen) -> Iterator[str]:
 
 
 def _missing(finding: Finding) -> str:
-    return "" if util.find_spec(finding.library) else f"untested: {finding.library} is not installed"
+    try:
+        metadata.version(finding.library)
+    except metadata.PackageNotFoundError:
+        return f"untested: {finding.library} is not installed"
+    return ""

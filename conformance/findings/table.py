@@ -12,21 +12,28 @@ RELEASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "peft": ("0.15.2", "0.16.0", "0.17.1", "0.18.1", "0.19.1", "0.20.0", "0.21.2"),
         "loralib": ("0.1.0", "0.1.1", "0.1.2"),
+        "torchtune": ("0.6.1",),
+        "lycoris-lora": ("4.1.3",),
+        "adapters": ("1.3.0",),
     }
 )
 PEFT = "https://github.com/huggingface/peft/blob/v0.21.2/src/peft"
 LORALIB = "https://github.com/microsoft/LoRA/blob/c4593f060e6a368d7bb5af5273b8e42810cdef90/loralib/layers.py"
+TORCHTUNE = "https://github.com/pytorch/torchtune/blob/v0.6.1/torchtune/modules/peft/dora.py"
+LYCORIS = "https://pypi.org/project/lycoris-lora/4.1.3, lycoris/modules"
+ADAPTERS = "https://github.com/adapter-hub/adapters/blob/88f18ebd6c127f0e0ddf7c76cb84b37a39b82c12/src/adapters/methods/lora.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One bug of a reference, in words and numbers; what happens and what should is the first paragraph of its script.
 
-    id: short name, also the script's. library: "peft" or "loralib". title: what is wrong, in a few words.
+    id: short name, also the script's. library: as PyPI has it. title: what is wrong, in a few words.
     expected: the range of the size that the script prints last: a relative error if the script says nothing else, infinity for a crash.
     infinite: what infinity stands for.
     sizes: as measured, rounded up to a power of two, one for each of `RELEASES`; None where the release has no such method.
     cell: the row of a suite, as `reproduce` takes it, that shows the bug or asks the same of lite; "" if there is none.
+    page: of the third party's layer that it turns red; "" if it turns none.
     divergences: ids under which it shows it. planted: the known bug that turns it red. says: what it says of the reference, or why there
         is no cell.
     hidden_by: why upstream's own tests miss it. source: where it is. known: where it was told before; "" if in no tracker we searched.
@@ -41,6 +48,7 @@ class Finding:
     source: str
     infinite: str = "raises"
     cell: str = ""
+    page: str = ""
     divergences: tuple[str, ...] = ()
     planted: str = ""
     says: str = ""
@@ -270,6 +278,86 @@ FINDINGS = (
         says="lite's adapters are hooks and leave train() and eval() alone",
         hidden_by="loralib has no tests",
         source=LORALIB,
+    ),
+    Finding(
+        id="torchtune-dora-bias",
+        library="torchtune",
+        title="DoRA's forward scales the bias, its merged checkpoint does not",
+        expected=(0.05, 1.0),
+        sizes=(0.25,),
+        page="torchtune-dora",
+        hidden_by="its tests compare with a reference, and merge, without a bias",
+        source=f"{TORCHTUNE}#L187",
+    ),
+    Finding(
+        id="lycoris-dropout",
+        library="lycoris-lora",
+        title="LoRA's dropout drops nothing unless bypass_mode is on",
+        expected=(0.5, 1.0),
+        sizes=(1.0,),
+        page="lycoris-locon",
+        hidden_by="its tests ask that nothing raises; its documentation says that valid dropouts vary from method to method",
+        source=f"{LYCORIS}/locon.py, LoConModule.forward",
+    ),
+    Finding(
+        id="lycoris-dora-bfloat16",
+        library="lycoris-lora",
+        title="DoRA on a bfloat16 model raises",
+        expected=RAISES,
+        sizes=(math.inf,),
+        page="lycoris-dora",
+        hidden_by="its tests move the adapter to the base's dtype and run under autocast",
+        source=f"{LYCORIS}/locon.py, LoConModule.forward",
+    ),
+    Finding(
+        id="lycoris-ia3-bias",
+        library="lycoris-lora",
+        title="IA3 on the output scales the bias with bypass_mode only",
+        expected=(0.1, 1.0),
+        sizes=(0.5,),
+        page="lycoris-ia3",
+        hidden_by="its tests ask that nothing raises; the paper's T5 has no biases",
+        source=f"{LYCORIS}/ia3.py, IA3Module.forward",
+    ),
+    Finding(
+        id="adapters-dora-scale",
+        library="adapters",
+        title="DoRA divides by the norms of W + BA, without alpha/r",
+        expected=(0.5, 4.0),
+        sizes=(2.0,),
+        page="adapters-dora",
+        hidden_by="alpha = r by default, as in its tests",
+        source=f"{ADAPTERS}#L966",
+    ),
+    Finding(
+        id="adapters-dora-merge",
+        library="adapters",
+        title="merge_adapter merges DoRA without alpha/r",
+        expected=(0.2, 2.0),
+        sizes=(1.0,),
+        says="a layer is certified as it is trained, not merged",
+        hidden_by="its test merges a new adapter, with alpha = r and B = 0",
+        source=f"{ADAPTERS}#L482",
+    ),
+    Finding(
+        id="adapters-dora-reset",
+        library="adapters",
+        title="reset_adapter does not give the weight back after DoRA was merged",
+        expected=(0.2, 2.0),
+        sizes=(1.0,),
+        says="a layer is certified as it is trained, not merged",
+        hidden_by="its test merges a new adapter, whose B = 0 leaves the weight as it is",
+        source=f"{ADAPTERS}#L893",
+    ),
+    Finding(
+        id="adapters-dora-bias",
+        library="adapters",
+        title="DoRA's forward scales the bias, its merge does not",
+        expected=(0.05, 1.0),
+        sizes=(0.5,),
+        page="adapters-dora",
+        hidden_by="new models have biases of zero",
+        source=f"{ADAPTERS}#L464",
     ),
 )
 

@@ -28,11 +28,12 @@ def write(folder: Path, name: str, certificate: Certificate, machine: dict[str, 
     return written
 
 
-def page(summary: Summary, machine: dict[str, str]) -> str:
-    """All sections, in markdown."""
+def page(summary: Summary, machine: dict[str, str], *introduction: str) -> str:
+    """All sections, in markdown. introduction: paragraphs that say whose it is."""
     notes: list[str] = []
     parts = [
         f"# {summary.label}: is it {summary.variant}?",
+        *introduction,
         opening(summary),
         section("Verdict table", grid(summary.certificate, notes), footnotes(notes)),
         section("Divergences", _divergences(summary)),
@@ -49,4 +50,4 @@ def page(summary: Summary, machine: dict[str, str]) -> str:
 
 def _divergences(summary: Summary) -> str:
     reasons = dict.fromkeys(m.reason for m in summary.certificate if m.verdict is Verdict.DIVERGES)
-    return bullets(reasons, "None: no reference differs from it.")
+    return bullets(reasons, "None is documented.")

@@ -9,7 +9,7 @@ from conformance.drift import results as drift_results
 from conformance.drift.releases import RELEASES
 from conformance.drift.results import Drift
 from conformance.policy import RATIO
-from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, upstream
+from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, third_party, upstream
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
@@ -19,6 +19,12 @@ from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
 VERDICTS, HISTORY, KNOWN_BUGS, UPSTREAM, AUTHORS = "verdicts.json", "history.md", "known-bugs.md", "upstream.md", "authors.md"
+BESIDE = {
+    "Bugs that the suites catch": KNOWN_BUGS,
+    "bugs found upstream": UPSTREAM,
+    "peft against author": AUTHORS,
+    "layers of other libraries": third_party.INDEX,
+}
 INTRODUCTION = """Is the implementation in `lite/` the method? One row per variant, one page each; README says how to read a verdict.
 Rendered by `nox -s report` from a full run, never by hand. A dash: there is no such reference yet."""
 
@@ -26,16 +32,11 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
-    Search and drift have their own data beside their pages: they are replaced if the run's folder holds a whole search of all variants,
-    or a run over all releases.
+    Search, drift and third parties have their own data beside their pages: they are replaced if the run's folder holds a whole search of all
+    variants, a run over all releases, a third party's certificate.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
-    search, releases = search_results.read(run), drift_results.read(run)
-    new = (
-        search if search and search.is_complete(known()) else None,
-        releases if releases and releases.is_complete(RELEASES) else None,
-    )
-    pages = _pages(*_full(run), root, *new)
+    pages = _pages(*_full(run), root, run)
     for path in pages:
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
@@ -47,7 +48,8 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. A run says nothing about search and drift: their pages have to be those of their committed data.
+    machine; plots are not compared. A run says nothing about search, drift and third parties: their pages have to be those of their
+    committed data.
     Raises as `render` does.
     """
     summaries, machine = _full(run)
@@ -61,7 +63,7 @@ def check(run: Path, root: Path) -> list[str]:
         for key, now in summary.to_dict().items():
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
-    pages = _pages(summaries, machine, root)
+    pages = _pages(summaries, machine, root, None)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):
             found.append(f"{path.relative_to(root).as_posix()} is not what this run renders")
@@ -69,12 +71,13 @@ def check(run: Path, root: Path) -> list[str]:
     return found + [f"{path.relative_to(root).as_posix()} belongs to no variant" for path in strangers]
 
 
-def _pages(
-    summaries: list[Summary], machine: dict[str, str], root: Path, search: Searched | None = None, releases: Drift | None = None
-) -> dict[Path, str]:
-    """Everything that is rendered; the history is the committed one, continued. Without new data of search or drift those that are there."""
+def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: Path | None) -> dict[Path, str]:
+    """Everything that is rendered; the history is the committed one, continued.
+
+    run: where new data of the search, of drift and of third parties may be; without them those that are committed stay.
+    """
     reports, readme = root / "reports", root / "README.md"
-    search, releases = search or search_results.read(reports), releases or drift_results.read(reports)
+    search, releases = _searched(run, reports), _releases(run, reports)
     past = history.continued(_text(reports / HISTORY), summaries)
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
@@ -84,6 +87,7 @@ def _pages(
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
         reports / KNOWN_BUGS: bugs.page(summaries),
+        **third_party.pages(reports, run),
     }
     if search:
         pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
@@ -97,6 +101,16 @@ def _pages(
         pages[reports / "badges" / f"{summary.variant}.json"] = badges.endpoint(summary)
         pages[reports / "badges" / f"{summary.variant}.svg"] = badges.svg(summary)
     return pages
+
+
+def _searched(run: Path | None, reports: Path) -> Searched | None:
+    new = search_results.read(run) if run else None
+    return new if new and new.is_complete(known()) else search_results.read(reports)
+
+
+def _releases(run: Path | None, reports: Path) -> Drift | None:
+    new = drift_results.read(run) if run else None
+    return new if new and new.is_complete(RELEASES) else drift_results.read(reports)
 
 
 def _comparable(path: Path, text: str) -> str:
@@ -188,7 +202,7 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         "# Audits",
         INTRODUCTION,
         table(header, rows),
-        f"[Bugs that the suites catch]({KNOWN_BUGS}), [bugs found upstream]({UPSTREAM}), [peft against author]({AUTHORS}).",
+        f"{', '.join(f'[{title}]({page})' for title, page in BESIDE.items())}.",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",

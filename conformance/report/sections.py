@@ -12,10 +12,8 @@ WORST_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
 def opening(summary: Summary) -> str:
     """The badge, the verdict, and what it rests on."""
     backing = bullets((f"**{name}**: {version}" for name, version in summary.references.items()), "")
-    counts = (
-        f"{len(summary.certificate)} measurements in {len(summary.cases)} cases, {len(summary.real_cases)} of them on pretrained weights "
-        "with real activations."
-    )
+    measurements, cases, real = summary.counts
+    counts = f"{measurements} measurements in {cases} cases, {real} of them on pretrained weights with real activations."
     gaps = bullets((f"doc gap: {gap}" for gap in summary.certificate.doc_gaps), "")
     blind = bullets((f"**void**: a {line}" for line in summary.blind), "")
     badge = f"![{summary.label}: {summary.verdict}](badges/{summary.label}.svg)"

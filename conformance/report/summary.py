@@ -11,11 +11,15 @@ COLORS = {"faithful": "brightgreen", "faithful, doc gap": "green", "faithful wit
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A certificate in a row. floors: what the suite could have seen. name: of what is no variant of lite."""
+    """A certificate in a row. floors: what the suite could have seen. name: of what is no variant of lite.
+
+    counted: measurements, cases and cases on pretrained weights, where the certificate holds only the largest.
+    """
 
     certificate: Certificate
     floors: tuple[Floor, ...] = ()
     name: str = ""
+    counted: tuple[int, int, int] | None = None
 
     @property
     def variant(self) -> str:
@@ -61,6 +65,11 @@ class Summary:
     def real_cases(self) -> set[str]:
         """Ids of those on pretrained weights."""
         return {id_ for id_ in self.cases if id_.startswith("minilm.")}
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Measurements, cases, cases on pretrained weights."""
+        return self.counted or (len(self.certificate), len(self.cases), len(self.real_cases))
 
     @property
     def divergences(self) -> list[str]:

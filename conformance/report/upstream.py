@@ -3,8 +3,8 @@
 from conformance.findings import CHOICES, FINDINGS, RELEASES, Finding
 from conformance.report.markdown import section, table
 
-INTRODUCTION = """Bugs that live in peft and loralib today, each with a script of public calls: copy it, `pip install torch peft loralib attrs` (attrs: peft imports it
-for CorDA and does not require it), run it on Python 3.11 or newer.
+INTRODUCTION = """Bugs that live in peft and other libraries today, each with a script of public calls: copy it, `pip install torch peft loralib attrs` (attrs: peft imports it
+for CorDA and does not require it; what the others need: [other libraries](third-party/README.md)), run it on Python 3.11 or newer.
 `python -m conformance findings` runs them all on the releases that are installed and says which are still there.
 
 Sizes are relative errors, ‖got − right‖ / ‖right‖, where a section says nothing else; rounded up to powers of two. Each was measured on every release
@@ -27,15 +27,19 @@ def page() -> str:
 
 def _row(finding: Finding) -> list[str]:
     with_it = [release for release, size in finding.by_release.items() if size]
-    releases = f"{finding.library} {with_it[0]} – {with_it[-1]}"
+    releases = f"{finding.library} {' – '.join(dict.fromkeys((with_it[0], with_it[-1])))}"
     size = finding.words(finding.sizes[-1])
     return [
         f"[{finding.title}](#{finding.id})",
         size,
         releases,
-        f"`{finding.cell}`" if finding.cell else "–",
+        f"`{finding.cell}`" if finding.cell else _page(finding) or "–",
         "" if finding.known else "new",
     ]
+
+
+def _page(finding: Finding) -> str:
+    return f"[{finding.page}](third-party/{finding.page}.md)" if finding.page else ""
 
 
 def _by_release(library: str) -> str:
@@ -58,6 +62,8 @@ def _section(finding: Finding) -> list[str]:
 
 
 def _where(finding: Finding) -> str:
+    if finding.page:
+        return f"{_page(finding)} is red for it"
     if not finding.cell:
         return f"no row: {finding.says}"
     command = f"`python -m conformance reproduce {finding.cell}`"

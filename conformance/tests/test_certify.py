@@ -1,34 +1,19 @@
 """`certify` on layers that are not lite's: a good one passes, each broken twin fails where it should."""
 
 import math
-from unittest import mock
 
-import loralib
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import dropout, linear
 
 from conformance import certify
+from conformance.third_party.loralib import linear as loralib_layer
+from conformance.third_party.loralib import reset as loralib_reset
 from conformance.variants import known
 from conformance.verdict import Verdict
 
 MAP = {"lora_A": "lora_A", "lora_B": "lora_B"}
-
-
-def loralib_layer(base, case):
-    if case.layer != "linear" or case.adapter_dtype or {name for name, _ in case.options} - {"dropout"}:
-        raise NotImplementedError("loralib's Linear has no such option")
-    p = case.option("dropout", 0.0)
-    layer = loralib.Linear(case.d_in, case.d_out, r=case.rank, lora_alpha=case.alpha, lora_dropout=p, bias=case.bias)
-    layer.to(base.weight.dtype).load_state_dict(base.state_dict(), strict=False)
-    loralib.mark_only_lora_as_trainable(layer)
-    return layer
-
-
-def loralib_reset(layer, _):
-    with mock.patch.object(nn.Linear, "reset_parameters"):  # without the base's draws, which come first in loralib
-        layer.reset_parameters()
 
 
 class Mine(nn.Module):

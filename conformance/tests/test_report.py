@@ -358,3 +358,17 @@ def test_the_check_sees_another_page_of_the_search_and_damaged_data(run, checkou
     (checkout / "reports" / "search.json").write_text("[]")
     with pytest.raises(ValueError, match="make it again with: nox -s search"):
         report.check(run, checkout)
+
+
+def test_pages_of_other_libraries_have_to_be_those_of_their_committed_data(run, checkout):
+    folder = checkout / "reports" / "third-party"
+    shutil.copytree(ROOT / "reports" / "third-party", folder)
+    assert report.check(run, checkout) == []
+    (folder / "loralib-lora.md").write_text("# faithful")
+    (folder / "nobody.md").write_text("# faithful")
+    assert report.check(run, checkout) == [
+        "reports/third-party/loralib-lora.md is not what this run renders",
+        "reports/third-party/nobody.md belongs to no variant",
+    ]
+    report.render(run, checkout)
+    assert (folder / "loralib-lora.md").read_text() == (ROOT / "reports" / "third-party" / "loralib-lora.md").read_text()

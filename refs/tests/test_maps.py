@@ -108,6 +108,26 @@ def test_a_size_that_is_left_open_follows_from_the_canonical_shape(shape, foreig
         entry.carry_out(torch.ones(5, 2), (5,))
 
 
+@pytest.mark.parametrize(("plus", "added"), [("identity", torch.eye(3)), (-1, -torch.ones(3, 3)), (0.5, torch.full((3, 3), 0.5))])
+def test_something_can_be_added_to_the_foreign_value_and_is_no_part_of_the_gradient(plus, added):
+    entry = entry_of({"name": "w", "transpose": True, "scale": 4, "plus": plus})
+    value = normal("plus", shape=(3, 3))
+    assert entry.carry_in(value).equal(4 * value.T + added)
+    torch.testing.assert_close(entry.carry_out(entry.carry_in(value), (3, 3)), value, rtol=1e-15, atol=1e-15)
+    assert entry.gradient_out(value, (3, 3)).equal(4 * value.T)
+
+
+@pytest.mark.parametrize("plus", [None, True, "ones", float("nan")])
+def test_parse_refuses_what_cannot_be_added(plus):
+    with pytest.raises(ValueError, match="map entry lora_A: plus should be a number, or 'identity'"):
+        entry_of({"name": "w", "plus": plus})
+
+
+def test_the_identity_needs_a_matrix_that_keeps_its_shape():
+    with pytest.raises(ValueError, match="map entry lora_A: plus should be"):
+        entry_of({"name": "w", "plus": "identity", "shape": (9,)})
+
+
 def test_two_open_sizes_are_refused():
     with pytest.raises(ValueError, match=r"map entry lora_A: at most one size .*\(-1, -1\)"):
         parse({"lora_A": {"name": "w", "shape": (-1, -1)}})
