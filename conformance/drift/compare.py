@@ -13,7 +13,7 @@ from conformance.verdict import rounded_up
 class Change:
     """The largest of one variant and one quantity between a release and the one before.
 
-    what: "start of lora_A", "output", "grad.x", "merged weight", "lost by unmerging weight", or a part that was raised in one of them.
+    what: "start of lora_A", "output", "grad.x", "merged weight", "unmerged weight", or a part that was raised in one of them.
     size: relative difference, rounded up, or the exception. case: the id of the case that shows it most. cases: how many show it.
     """
 

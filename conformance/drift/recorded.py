@@ -1,6 +1,7 @@
 """What one release computes: python -m conformance.drift.recorded FOLDER writes it, in a process that has this release."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -88,7 +89,10 @@ def _run(suite: Suite, layer: PeftLayer) -> Iterator[tuple[str, Tensor | str]]:
             try:
                 made = {f"{case.id}|{what}": value.contiguous() for what, value in part(layer, case, suite.formula).items()}
             except Exception as error:  # a release may raise anything
-                yield f"{case.id}|{part.__name__[1:]}", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                yield (
+                    f"{case.id}|{part.__name__[1:]}",
+                    f"{type(error).__name__}: {re.split(r'[.]? *$|[.] |: *$', str(error), maxsplit=1, flags=re.MULTILINE)[0]}",
+                )
             else:
                 yield from made.items()
 
@@ -113,11 +117,10 @@ def _merged(layer: PeftLayer, case: Case, formula: Formula) -> dict[str, Tensor]
     subject.write(numbers.parameters | numbers.frozen)
     module: Any = subject.module
     base = module.get_base_layer()
-    before = {name: value.clone() for name, value in base.state_dict().items()}
     module.merge()
     merged = {f"merged {name}": value.clone() for name, value in base.state_dict().items()}
     module.unmerge()
-    return merged | {f"lost by unmerging {name}": value - before[name] for name, value in base.state_dict().items()}
+    return merged | {f"unmerged {name}": value for name, value in base.state_dict().items()}
 
 
 def _cannot_start(name: str, variant: str) -> bool:
