@@ -1,5 +1,6 @@
 """`certify`: the same checks on somebody else's layer, at once or as tests of theirs."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,8 @@ class Certify:
         seed parity is untested for layers whose constructor draws other numbers first.
     input_name: what the layer's forward calls its input; without it, calls by keyword are not tried.
     references: names of those to compare with, all of the variant's by default (as in its verdict table: "closed form", "peft",
-        "author", …), and references of your own, which are `conformance.suite.Reference` objects.
+        "author", …), and references of your own, which are `conformance.suite.Reference` objects. The verdict is about these, which
+        the page names.
     divergences: `conformance.Divergence`s of yours: differences that are meant, each with a reason. They are verified: one that is
         not there in its stated size fails as stale. Those documented of lite hold where your layer shows them.
 
@@ -63,6 +65,8 @@ class Certify:
         """
         suite = _suite(factory, variant, map, reset, input_name, references, divergences)
         chosen = _chosen(suite, references, checks)
+        if checks is None:
+            _check_divergences(divergences, chosen)
         measurements = tuple(m for job in chosen for m in job.measure(case))
         if not measurements:
             raise ValueError(f"no check has a case {case!r}; the grid has {', '.join(known.id for known in suite.cases)}")
@@ -85,8 +89,13 @@ class Certify:
 
         name: of the page and the badge, the variant's by default. folder: where they go, relative to pytest's root.
         """
+        name = name or variant
+        if not re.fullmatch(r"\w[\w.-]*", name) or not folder:
+            raise ValueError(f"a page needs a folder, and a name of letters, digits, dots and dashes; got {folder!r} and {name!r}")
         suite = _suite(factory, variant, map, reset, input_name, references, divergences)
-        return parametrized(suite, _chosen(suite, references, None), name=name or variant, folder=folder)
+        chosen = _chosen(suite, references, None)
+        _check_divergences(divergences, chosen)
+        return parametrized(suite, chosen, name=name, folder=folder)
 
 
 certify = Certify()
@@ -111,9 +120,19 @@ def _suite(
     )
 
 
-def _chosen(suite: Suite, references: Sequence[str | Reference] | None, checks: Sequence[str] | str | None) -> list[Job]:
+def _check_divergences(divergences: Sequence[Divergence], chosen: Sequence[Job]) -> None:
+    """ValueError for one that none of these jobs would verify."""
+    for divergence in divergences:
+        if not any((job.check.name, job.column) == (divergence.check, divergence.reference) for job in chosen):
+            raise ValueError(
+                f"divergence {divergence.id} is about {divergence.check} against {divergence.reference}, which is not asked of your layer: nobody would verify it"
+            )
+
+
+def _chosen(suite: Suite, references: Sequence[str | Reference] | str | None, checks: Sequence[str] | str | None) -> list[Job]:
     """The candidate's own jobs, of these references and checks; ValueError for names that there are not, or none at all."""
     checks = [checks] if isinstance(checks, str) else checks
+    references = [references] if isinstance(references, str) else references
     own = [job for job in jobs(suite) if job.candidate is suite.candidate]
     names = None if references is None else [r if isinstance(r, str) else r.name for r in references]
     _known("reference", names, [reference.name for reference in suite.all_references])

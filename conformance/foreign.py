@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class FactoryLayer:
     has_defaults: bool = False
     lifecycle: Lifecycle | None = None
     documentation: None = None
+    made: WeakSet[nn.Module] = field(default_factory=WeakSet)
 
     @property
     def reseeds(self) -> bool:
@@ -85,6 +87,9 @@ class FactoryLayer:
             module = self.factory(layer, case)
         if not isinstance(module, nn.Module):
             raise TypeError(f"the factory should return an nn.Module, got {type(module).__name__} for {case!r}")
+        if module in self.made:
+            raise TypeError("the factory returned a module that it had returned before; each call has to make a new one")
+        self.made.add(module)
         return module
 
 
@@ -100,6 +105,10 @@ def candidate(
         if hasattr(type(factory), "build"):
             return factory
         raise TypeError(f"factory should be a function (base layer, case) → nn.Module, got {factory!r}")
+    if reset is not None and not callable(reset):
+        raise TypeError(f"reset should be a function (module, case), got {reset!r}")
+    if map_data is not None and not isinstance(map_data, Mapping):
+        raise TypeError(f"map should be a mapping of canonical names to yours, got {map_data!r}")
     case = suite.cases[0]
     shapes = suite.formula.shapes(case, base(case)[0])
     if map_data is None or (unknown := map_data.keys() - shapes.keys()):

@@ -30,7 +30,12 @@ class Job:
     @property
     def id(self) -> str:
         """Unique in its suite, fit for `pytest -k`."""
-        return cell_id(self._trial().column, self.check.name)
+        return cell_id(self.column, self.check.name)
+
+    @property
+    def column(self) -> str:
+        """Of the verdict table: a reference, "itself", or a pair of references."""
+        return self._trial().column
 
     def measure(self, only: str | None = None) -> list[Measurement]:
         """Run the check. Never raises: an exception is a measurement with the verdict `error`.
@@ -69,7 +74,7 @@ class Job:
         """Apply what is documented of this cell; what has to be there and is not fails as stale."""
         own = self.candidate is self.suite.candidate or self.candidate in self.suite.references
         for divergence in (self.suite if own else self.suite.for_others).divergences:
-            if (divergence.check, divergence.reference) == (self.check.name, self._trial().column):
+            if (divergence.check, divergence.reference) == (self.check.name, self.column):
                 measurements = verified(divergence, measurements)
                 elsewhere = any(m.reason == ELSEWHERE for m in measurements)  # then nothing says that it is gone
                 if whole and not elsewhere and not any(_shows(divergence, m) for m in measurements):

@@ -23,7 +23,7 @@ def parametrized(suite: Suite, chosen: Sequence[Job] | None = None, *, name: str
     gaps = doc_gaps(suite.variant, documentation, list(dict.fromkeys(d.id for d in suite.divergences))) if documentation else []
     about = {"variant": suite.variant, "name": name, "folder": folder, "size": len(cells), "doc_gaps": gaps}
 
-    @pytest.mark.variant(name=suite.variant)
+    @pytest.mark.variant(name=suite.variant, page=f"{folder}/{name}.md" if folder else "")
     @pytest.mark.parametrize(("place", "job"), cells, ids=[job.id for _, job in cells])
     def test(place: int, job: Job, record_property: Callable[[str, Any], None], pytestconfig: pytest.Config) -> None:
         only = pytestconfig.getoption("--case", None)

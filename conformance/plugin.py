@@ -1,5 +1,6 @@
 """The pytest plugin: options and markers, and what becomes of the measurements of a run. Imports no torch."""
 
+import os
 import re
 from collections.abc import Iterator
 from importlib import metadata
@@ -46,13 +47,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Another release of peft has to come before anybody imports it; workers inherit it."""
+    """Another release of peft has to come before anybody imports it; xdist's workers take the one that is there."""
     wanted = early_config.known_args_namespace.peft
-    if wanted and not hasattr(early_config, "workerinput"):
+    if wanted:
         from conformance import release
 
+        there = release.chosen() if "PYTEST_XDIST_WORKER" in os.environ else None
         try:
-            release.use(release.prepare(wanted))
+            release.use(there or release.prepare(wanted))
         except (ValueError, OSError) as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -73,13 +75,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`--variant` keeps the tests of these variants only."""
+    """`--variant` keeps the tests of these variants only. Two tests that write one page are a usage error."""
+    _check_pages(items)
     wanted = config.getoption("--variant")
     if not wanted:
         return
     kept = [item for item in items if (mark := item.get_closest_marker("variant")) and mark.kwargs["name"] in wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+def _check_pages(items: list[pytest.Item]) -> None:
+    writers: dict[str, set[str]] = {}
+    for item in items:
+        mark = item.get_closest_marker("variant")
+        if page := mark and mark.kwargs.get("page"):
+            writers.setdefault(page, set()).add(item.nodeid.partition("[")[0])
+    for page, tests in writers.items():
+        if len(tests) > 1:
+            raise pytest.UsageError(
+                f"{' and '.join(sorted(tests))} write the same page {page}: give each certify.tests a name= of its own"
+            )
 
 
 class Collector:
@@ -89,6 +105,7 @@ class Collector:
         self.config = config
         self.cells: dict[Page, dict[int, list[Measurement]]] = {}  # page → place in its suite → measurements
         self.suites: dict[Page, Suite] = {}
+        self.written: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take them from the call's report, wherever the test ran."""
@@ -112,12 +129,17 @@ class Collector:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """A `--case` that no check had is a usage error."""
-        if self._unknown_case() and session.exitstatus == pytest.ExitCode.OK:
+        """Write what was measured. A `--case` that no check had is a usage error, and so is a folder that cannot be written."""
+        try:
+            self.written = list(self._write(self.certificates())) if self.cells else []
+        except OSError as error:
+            self.written = [f"ERROR: measurements and pages were not written: {error}"]
+        failed = self._unknown_case() or any(line.startswith("ERROR") for line in self.written)
+        if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the verdict tables and write the run's folder."""
+        """Print the verdict tables, and where the pages are."""
         if unknown := self._unknown_case():
             terminalreporter.write_line(f"ERROR: no selected check has a case with id {unknown}", red=True)
         certificates = self.certificates()
@@ -126,13 +148,10 @@ class Collector:
         terminalreporter.section("verdicts")
         for certificate in certificates.values():
             terminalreporter.write_line(f"{certificate.table}\n")
-        try:
-            for line in self._written(certificates):
-                terminalreporter.write_line(line)
-        except OSError as error:
-            terminalreporter.write_line(f"measurements and pages were not written: {error}", red=True)
+        for line in self.written:
+            terminalreporter.write_line(line, red=line.startswith("ERROR"))
 
-    def _written(self, certificates: dict[Page, "Certificate"]) -> Iterator[str]:
+    def _write(self, certificates: dict[Page, "Certificate"]) -> Iterator[str]:
         """Write this project's measurements, and the pages of others; yields what was done."""
         from conformance import run_folder
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+CHOSEN = "PEFT_CONFORMANCE_RELEASE"  # of a process that uses another release: its folder
+
 # These do not import with today's transformers, which has no HybridCache any more.
 OLDER = SpecifierSet(">=0.16,<0.18")
 COMPANIONS = ("transformers==4.57.1", "tokenizers==0.22.1", "huggingface-hub==0.36.0")
@@ -27,13 +29,24 @@ def prepare(wanted: str) -> Path:
     if version is None and "://" not in wanted and not Path(wanted).exists():
         raise ValueError(f"--peft should be a version, a folder, a wheel or a URL, got {wanted!r}, which is none of these")
     folder = _cache() / (str(version) if version else hashlib.sha256(wanted.encode()).hexdigest()[:12])
-    if version is None or not folder.is_dir():
-        _install([f"peft=={version}", *(COMPANIONS if version in OLDER else ())] if version else [wanted], folder)
+    if version and not folder.is_dir():
+        _install(wanted, [f"peft=={version}", *(COMPANIONS if version in OLDER else ())], folder)
+    elif version is None and Path(wanted).is_dir():
+        with tempfile.TemporaryDirectory() as copy:  # building leaves files in the source, and takes old ones from it
+            source = shutil.copytree(
+                wanted, Path(copy) / "peft", ignore=shutil.ignore_patterns("build", "*.egg-info", ".git", ".venv")
+            )
+            _install(wanted, [str(source)], folder)
+    elif version is None:
+        _install(wanted, [wanted], folder)
     child = subprocess.run(
-        [sys.executable, "-c", "import peft"], env=environment(folder), capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", "import peft; print(peft.__file__)"],
+        env=environment(folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if child.returncode:
         raise ValueError(f"peft {wanted} does not import here: {last_line(child.stderr)}")
+    if not Path(child.stdout.strip()).is_relative_to(folder):
+        raise ValueError(f"there is no peft in {wanted}: what would be imported is {child.stdout.strip()}")
     return folder
 
 
@@ -47,8 +60,14 @@ def use(folder: Path) -> None:
     """Have it in this process and in its children; RuntimeError if peft is imported already."""
     if "peft" in sys.modules:
         raise RuntimeError("peft is imported already: another release has to be chosen first")
-    os.environ["PYTHONPATH"] = environment(folder)["PYTHONPATH"]
+    if os.environ.get(CHOSEN) != str(folder):
+        os.environ |= {"PYTHONPATH": environment(folder)["PYTHONPATH"], CHOSEN: str(folder)}
     sys.path.insert(0, str(folder))
+
+
+def chosen() -> Path | None:
+    """What the process that made this one uses. xdist gives its workers the search path from before it was put there."""
+    return Path(os.environ[CHOSEN]) if CHOSEN in os.environ else None
 
 
 def _version(wanted: str) -> Version | None:
@@ -63,7 +82,7 @@ def _cache() -> Path:
     return Path(cache) / "peft-conformance" / "peft"
 
 
-def _install(requirements: list[str], folder: Path) -> None:
+def _install(wanted: str, requirements: list[str], folder: Path) -> None:
     """Aside first, so that nothing half-installed is ever found there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
@@ -71,12 +90,13 @@ def _install(requirements: list[str], folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *requirements]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
-            raise ValueError(f"pip cannot get {' '.join(requirements)}: {last_line(child.stderr)}")
+            raise ValueError(f"pip cannot get peft {wanted}: {last_line(child.stderr)}")
         shutil.rmtree(folder, ignore_errors=True)
         target.rename(folder)
 
 
 def last_line(text: str) -> str:
     """Of a child's messages: what it died of."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("WARNING", "[notice]"))]
-    return lines[-1].strip() if lines else "no message"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("WARNING", "[notice]", "note:"))]
+    told = [line for line in lines if line.lower().startswith(("error", "fatal"))]
+    return (told or lines or ["no message"])[-1]

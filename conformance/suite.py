@@ -112,6 +112,14 @@ class Divergence:
     releases: str = ""
     expected: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.size[0] <= self.size[1]:
+            raise ValueError(f"divergence {self.id}: size should be the smallest and the largest error, got {self.size}")
+        try:
+            re.compile(self.what)
+        except re.error as error:
+            raise ValueError(f"divergence {self.id}: what={self.what!r} is no regular expression: {error}") from error
+
     @property
     def must_be_there(self) -> bool:
         """Whether the installed release of peft has to show it."""

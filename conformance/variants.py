@@ -17,4 +17,4 @@ def suite_file(variant: str) -> Path:
 def check_known(names: Iterable[str]) -> None:
     """ValueError that lists the known ones if a name is not among them."""
     if unknown := [name for name in names if name not in known()]:
-        raise ValueError(f"unknown variant {', '.join(unknown)}; known: {', '.join(known())}")
+        raise ValueError(f"unknown variant {', '.join(map(str, unknown))}; known: {', '.join(known())}")

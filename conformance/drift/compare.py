@@ -33,6 +33,9 @@ def changes(before: Release, after: Release) -> Iterator[Change]:
     for name in sorted(before.numbers.keys() & after.numbers.keys()):
         if not _same(before.numbers[name], after.numbers[name]):
             _add(found, name, difference := _difference(before.numbers[name], after.numbers[name]), rounded_up(difference))
+    for name in sorted(before.numbers.keys() ^ after.numbers.keys()):
+        if _ran(before, name) and _ran(after, name):
+            _add(found, name, float("inf"), "gone" if name in before.numbers else "new")
     for name, reason in sorted(before.raised.items()):
         if name not in after.raised and _has(after, name):
             _add(found, name, float("inf"), f"raised {reason}; works now")
@@ -59,6 +62,12 @@ def _difference(one: Tensor, other: Tensor) -> float:
         return float("inf")
     scale = max(float(one.double().norm()), float(other.double().norm()))
     return float((one.double() - other.double()).norm()) / scale if scale else 0.0
+
+
+def _ran(release: Release, name: str) -> bool:
+    """Whether a release computed this case of this layer without raising anything."""
+    layer = name.rpartition("|")[0]
+    return _has(release, name) and not any(key.startswith(f"{layer}|") for key in release.raised)
 
 
 def _has(release: Release, name: str) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,10 +59,16 @@ def _run(version: str, progress: Progress) -> Release:
     with tempfile.TemporaryDirectory() as out, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-W", "ignore", "-m", "conformance.drift.recorded", out]
         child = subprocess.Popen(command, env=release.environment(installed), stdout=subprocess.PIPE, stderr=errors, text=True)
-        assert child.stdout is not None
-        for _ in child.stdout:
-            progress.advance(task)
-        if child.wait(SECONDS):
+        limit = threading.Timer(SECONDS, child.kill)
+        limit.start()
+        try:
+            for _ in child.stdout or ():
+                progress.advance(task)
+            broke_off = child.wait()
+        finally:
+            limit.cancel()
+            child.kill()  # after an interrupt
+        if broke_off:
             errors.seek(0)
-            raise ValueError(f"broke off: {release.last_line(errors.read())}")
+            raise ValueError(f"took longer than {SECONDS} s, or broke off: {release.last_line(errors.read())}")
         return read(Path(out))

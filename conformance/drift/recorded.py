@@ -71,6 +71,7 @@ def main(folder: Path) -> None:
                     else:
                         numbers[key] = value
         if present:
+            # A case that one layer cannot start is judged beside none: a variant has one layer of peft's, or two that are alike.
             raised = {name.split("|")[2]: text for name, text in about["raised"].items() if _cannot_start(name, variant)}
             _judge(replace(suite, cases=tuple(case for case in suite.cases if case.id not in raised)), about)
             about["failures"][variant] += [f"{case}: {text}" for case, text in raised.items()]

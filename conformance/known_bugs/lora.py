@@ -310,4 +310,23 @@ BUGS = (
         red=frozenset({"bad input"}),
         message="odd",
     ),
+    Bug(
+        id="lora-eval-cache",
+        variant="lora",
+        description="in eval mode the product of B and A is kept from the first call",
+        effect="a layer that is evaluated, trained and evaluated again answers as before",
+        source="a reviewer's plant: caches that nobody renews",
+        hidden_by="every test calls a fresh layer once",
+        where="lite.variants.lora",
+        old="""    y = y + F.linear(F.linear(x, t["lora_A"]) * s, t["lora_B"])
+""",
+        new="""    if layer.module.training:
+        y = y + F.linear(F.linear(x, t["lora_A"]) * s, t["lora_B"])
+    else:
+        kept = forward.__dict__.setdefault("kept", __import__("weakref").WeakKeyDictionary())
+        y = y + F.linear(x, kept.setdefault(layer.module, (t["lora_B"] @ t["lora_A"] * s).detach()))
+""",
+        red=frozenset({"round trip"}),
+        message="output of a second call",
+    ),
 )

@@ -385,3 +385,32 @@ def test_a_start_of_another_spread_is_seen_without_reset(factor):
 def test_asking_for_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match=r"nonsense|empty"):
         certify(Mine, "lora", MINE, **wrong)
+
+
+class Stale(Mine):
+    """Keeps the product of its first call, in eval mode."""
+
+    def delta(self, x):
+        if self.training:
+            return super().delta(x)
+        if not hasattr(self, "kept"):
+            self.kept = (self.down @ self.up * self.scale).detach()
+        return x.to(self.down.dtype) @ self.kept
+
+
+def test_a_layer_that_keeps_what_it_computed_before_it_was_trained_is_not():
+    assert red_of(Stale, reset=reset_mine, checks=["mapping", "forward", "round trip"]).red == {"round trip"}
+
+
+def test_a_factory_that_returns_what_it_returned_before_is_told():
+    made = {}
+    certificate = red_of(lambda base, case: made.setdefault(repr(case), Mine(base, case)), checks=["mapping", "forward"])
+    assert certificate.red == {"mapping"}
+    assert any("a module that it had returned before" in m.got for m in certificate)
+
+
+def test_a_map_or_reset_of_another_kind_is_refused():
+    with pytest.raises(TypeError, match="map should be a mapping"):
+        red_of(Mine, ["lora_A"])
+    with pytest.raises(TypeError, match="reset should be a function"):
+        red_of(Mine, reset=3)

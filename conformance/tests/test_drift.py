@@ -52,6 +52,12 @@ def test_what_raised_and_works_now_is_a_change_and_what_was_not_there_is_none():
     assert list(changes(EMPTY, crash)) == []
 
 
+def test_a_quantity_that_one_of_them_lacks_is_a_change():
+    one, more = release("1.0", [(0, "output", [1.0])]), release("1.1", [(0, "output", [1.0]), (0, "start of lora_C", [1.0])])
+    assert [(c.what, c.size) for c in changes(one, more)] == [("start of lora_C", "new")]
+    assert [c.size for c in changes(more, one)] == ["gone"]
+
+
 @pytest.fixture
 def numbers():
     """What is recorded of peft's LoRA on one case, as peft is at that moment."""

@@ -1,5 +1,6 @@
 """The examples as strangers run them, and what `certify.tests` makes of a broken layer, a narrowed run and a divergence of its own."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -64,6 +65,25 @@ def test_a_narrowed_run_keeps_the_page_that_is_there(tmp_path):
     assert (tmp_path / "reports" / "functional-ia3.md").read_text() == "of a whole run"
 
 
+def test_two_tests_of_one_page_are_refused(tmp_path):
+    done = run(theirs(tmp_path, BROKEN + BROKEN[BROKEN.index("test_scaled") :].replace("test_scaled", "test_again")))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_mine.py::test_again and test_mine.py::test_scaled write the same page reports/functional-ia3.md" in done.stderr
+
+
+def test_a_page_that_cannot_be_written_is_no_success(tmp_path):
+    (tmp_path / "reports").write_text("a file")
+    done = run(theirs(tmp_path, (EXAMPLES / "test_functional.py").read_text()), "-n", "2")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: measurements and pages were not written" in done.stdout
+
+
+@pytest.mark.parametrize("more", [{"name": "../up"}, {"name": "my layer"}, {"folder": ""}])
+def test_a_page_has_a_plain_name_and_a_folder(more):
+    with pytest.raises(ValueError, match="a page needs a folder, and a name"):
+        jobs_of(**more)
+
+
 def jobs_of(**more):
     """What the tests of a layer would run."""
     made = certify.tests(layer, "ia3", {"lora_g": "g"}, **more)
@@ -94,6 +114,16 @@ class Oracle:
     name, version, equation, is_fixed, other_start = "my oracle", "1", "y", False, None
     peft = next(reference for reference in suite_of("ia3").references if reference.name == "peft")
     missing, refuses, build = peft.missing, peft.refuses, peft.build
+
+
+def test_a_divergence_that_nobody_would_verify_is_refused():
+    elsewhere = Divergence(id="mine", check="forward", reference="peft", size=(1, 2), reason="", link="")
+    with pytest.raises(ValueError, match="divergence mine is about forward against peft, which is not asked"):
+        jobs_of(references=["closed form"], divergences=[elsewhere])
+    with pytest.raises(ValueError, match=r"size should be the smallest and the largest error, got \(2, 1\)"):
+        dataclasses.replace(elsewhere, size=(2, 1))
+    with pytest.raises(ValueError, match="no regular expression"):
+        dataclasses.replace(elsewhere, what="(")
 
 
 def test_a_reference_of_theirs_is_one_more_column():

@@ -68,6 +68,27 @@ def test_what_pip_cannot_get_leaves_nothing(tmp_path, cache):
     assert list(cache.iterdir()) == []
 
 
+def test_a_wheel_of_another_package_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("other/__init__.py", "")
+        archive.writestr("other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        archive.writestr("other-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("other-1.0.dist-info/RECORD", "")
+    with pytest.raises(ValueError, match=r"there is no peft in .*other-1\.0"):
+        release.prepare(str(tmp_path / "other-1.0-py3-none-any.whl"))
+
+
+def test_xdist_workers_have_it_and_do_not_get_it_again(tmp_path):
+    (tmp_path / "pytest.ini").touch()
+    say = "import os, peft, pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n): assert peft.here and os.environ['PYTEST_XDIST_WORKER']\n"
+    (tmp_path / "test_it.py").write_text(say)
+    wanted = wheel(tmp_path, "99.1", "here = True")
+    command = [sys.executable, "-m", "pytest", "--peft", wanted, "-n", "2", "-p", "no:cacheprovider", "-q"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=kept, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_is_too_late_once_peft_is_imported(tmp_path):
     import peft  # noqa: F401
 
@@ -77,6 +98,7 @@ def test_it_is_too_late_once_peft_is_imported(tmp_path):
 
 def test_pytest_says_why_a_release_cannot_be_had(tmp_path):
     command = [sys.executable, "-m", "pytest", "--pyargs", "conformance.suites", "--peft", "nosuch"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=kept, check=False)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--peft should be a version" in done.stderr

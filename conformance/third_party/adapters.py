@@ -100,7 +100,7 @@ LIBRARY = Library(
         Layer(
             page="adapters-ia3",
             variant="ia3",
-            what="adapters.IA3Config",
+            what="adapters.IA3Config, given (batch, tokens, d_in): of (tokens, d_in) it makes something else",
             factory=ia3,
             map={"lora_g": {"name": f"layer.loras.{NAME}.lora_B", "shape": (-1, 1)}},
             input_name="input_states",
