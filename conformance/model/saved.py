@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before a module's own name in peft's files
 BY_NAME = ("target_modules", "modules_to_save")  # a module's name, or its end; or one regular expression
 BY_PATTERN = ("rank_pattern", "alpha_pattern")  # regular expressions of its end
-NAMED = "modules that the config names"
+NAMED, UNKNOWN = "modules that the config names", "keys of the config that peft does not know"
 LOADS, MOVES = "loads", "moves the output"
 
 
@@ -136,6 +136,8 @@ def _by_peft(model: nn.Module, words: Words, folder: Path) -> Saved:
     found = _looked_at(model, words, (".".join(parts[:end]) for parts in owners for end in range(1, len(parts))))
     nowhere = _named_nowhere(config, [name for name, _ in model.named_modules()])
     found.say(not nowhere, NAMED, f"no module is {', '.join(nowhere)}" if nowhere else "each is there", "each is there")
+    unknown = _unknown(config)
+    found.say(not unknown, UNKNOWN, some(unknown) or "none", "none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they are about is measured here
         _loaded_by_peft(found, model, folder, config, there)
@@ -173,6 +175,12 @@ def _config(folder: Path) -> dict[str, Any]:
     if config.get("megatron_config"):
         raise ValueError(f"{folder / CONFIG} names a module for peft to import (megatron_core); that is refused")
     return config
+
+
+def _unknown(config: Mapping[str, Any]) -> list[str]:
+    """Keys that the config's class lacks: peft warns of them and goes on without. Of a type that peft lacks nothing is said: it won't load."""
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(str(config.get("peft_type")))
+    return sorted(config.keys() - {own.name for own in fields(kind)}) if kind else []
 
 
 def _named_nowhere(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -449,6 +449,10 @@ def pattern(folder):
     configure(folder, "adapter_config.json", alpha_pattern={"k_projj": 3})
 
 
+def newer(folder):
+    configure(folder, "adapter_config.json", some_future_option=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "red"),
     [
@@ -460,6 +464,7 @@ def pattern(folder):
         (more_targets, {"modules that the config names": "no module is 'query' (target_modules)"}),
         (other_targets, {"modules that the config names": "no module is 'query' (target_modules)", "loads": None}),
         (pattern, {"modules that the config names": "no module is 'k_projj' (alpha_pattern)"}),
+        (newer, {"keys of the config that peft does not know": "some_future_option"}),
     ],
 )
 def test_an_adapter_of_peft(folders, tmp_path, peft_adapter, spoil, red):
