@@ -323,6 +323,10 @@ def damaged(folder):
         (lambda folder: configure(folder, model_type="lamma"), "names no model that transformers"),
         (lambda folder: configure(folder, architectures=["LamaForCausalLM"]), "has no architecture 'LamaForCausalLM'"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json names no model"),
+        (
+            lambda folder: configure(folder, model_type="siglip_text_model", architectures=None),
+            "names no architecture, and transformers",
+        ),
         (lacks, "the weights lack model.layers.1.mlp.up_proj.weight, which LlamaForCausalLM has"),
         (
             misshapen,
