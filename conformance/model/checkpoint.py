@@ -90,7 +90,7 @@ def _class(folder: Path) -> Any:
             f"{folder}/config.json names no model that transformers {transformers.__version__} has: {error}"
         ) from error
     if not named:
-        headless = transformers.AutoModel._model_mapping.get(type(config))
+        headless = transformers.AutoModel._model_mapping.get(type(config), None)
         if headless is None:
             raise ValueError(
                 f"{folder}/config.json names no architecture, and transformers {transformers.__version__} has no headless model "
