@@ -58,6 +58,9 @@ class Saved:
         with torch.no_grad():
             after = outputs(model, self.words.batch)
         should = "farther than roundings bring it"
+        if (got := _shapes(after)) != (base := _shapes(self.before)):
+            self.say(False, MOVES, f"the output has another shape: {got} instead of {base}", should)
+            return
         if not whole.is_finite(after):
             self.say(False, MOVES, "it is not finite any more", should)
             return
@@ -134,8 +137,8 @@ def _by_peft(model: nn.Module, words: Words, folder: Path) -> Saved:
     config, there = _config(folder), _tensors(folder / TENSORS)
     owners = (name.removeprefix(PREFIX).split(".") for name in there)
     found = _looked_at(model, words, (".".join(parts[:end]) for parts in owners for end in range(1, len(parts))))
-    nowhere = _named_nowhere(config, [name for name, _ in model.named_modules()])
-    found.say(not nowhere, NAMED, f"no module is {', '.join(nowhere)}" if nowhere else "each is there", "each is there")
+    named = _named(config, [name for name, _ in model.named_modules()])
+    found.say(not named, NAMED, named or "each is there", "each is there")
     unknown = _unknown(config)
     found.say(not unknown, UNKNOWN, some(unknown) or "none", "none")
     with warnings.catch_warnings():
@@ -152,8 +155,11 @@ def _loaded_by_peft(found: Saved, model: nn.Module, folder: Path, config: Mappin
         return
     found.say(True, LOADS, f"{config.get('peft_type')}, {len(there)} tensors", "")
     found.moves(wrapped)
-    embeddings = any("embed" in name for name in there)  # told, because "auto" asks the network
-    found.compare(there, peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=embeddings))
+    own, whole_embeddings = (  # told, because "auto" asks the network
+        peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=told) for told in (False, True)
+    )
+    kept = {name: value for name, value in whole_embeddings.items() if name in there}  # of the base's a file may keep some or none
+    found.compare(there, own | kept)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -183,8 +189,8 @@ def _unknown(config: Mapping[str, Any]) -> list[str]:
     return sorted(config.keys() - {own.name for own in fields(kind)}) if kind else []
 
 
-def _named_nowhere(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """What a config names, as peft matches it, and no module is."""
+def _named(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What a config names, as peft matches it, and no module is; or the pattern in it that cannot be read; else nothing."""
     told: list[tuple[str, str, str]] = []  # key, what it says, as a regular expression of whole names
     for key in BY_NAME:
         value = config.get(key) or []
@@ -193,7 +199,19 @@ def _named_nowhere(config: Mapping[str, Any], names: Sequence[str]) -> list[str]
         else:
             told += [(key, end, rf"(.*\.)?{re.escape(end)}") for end in value]
     told += [(key, pattern, rf"(.*\.)?({pattern})") for key in BY_PATTERN for pattern in config.get(key) or {}]
-    return [f"{said!r} ({key})" for key, said, pattern in told if not any(re.fullmatch(pattern, name) for name in names)]
+    nowhere = []
+    for key, said, pattern in told:
+        try:
+            read = re.compile(pattern)
+        except re.error as error:
+            return f"{said!r} ({key}) is no regular expression: {error}"
+        if not any(map(read.fullmatch, names)):
+            nowhere.append(f"{said!r} ({key})")
+    return f"no module is {', '.join(nowhere)}" if nowhere else ""
+
+
+def _shapes(given: Outputs) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items())
 
 
 def _same(stored: Tensor, live: Tensor) -> bool:

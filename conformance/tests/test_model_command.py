@@ -279,6 +279,13 @@ def test_no_targets(folders, capsys):
     status, out, _ = said(capsys, folders[False], *QUICK, "--targets", "nowhere")
     assert status == 1
     assert "none: name some with --targets REGEX" in out
+    assert "ia3: matches no layer: target_names=('nowhere',)" in out
+
+
+def test_a_pattern_that_cannot_be_read(folders, capsys):
+    status, out, err = said(capsys, folders[False], *QUICK, "--targets", "up_proj", "(")
+    assert (status, out) == (2, "")
+    assert "--targets '(' is no regular expression: missing )" in err
 
 
 def empty(folder):
@@ -397,15 +404,18 @@ def test_an_adapter_of_lite_with_an_extra_tensor_and_one_of_another_base(folders
     assert "was saved on another base" in adapter_rows(tmp_path, llama, path)[1]["loads"][1]
 
 
-@pytest.fixture
-def peft_adapter(folders, tmp_path):
+def saved_by_peft(base, path, config):
     torch.manual_seed(0)
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what transformers deprecates and peft asks for
-        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folders[False]), config)
-        moved(model).save_pretrained(tmp_path / "peft")
-    return tmp_path / "peft"
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        moved(model).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def peft_adapter(folders, tmp_path):
+    return saved_by_peft(folders[False], tmp_path / "peft", peft.LoraConfig(target_modules=["q_proj", "v_proj"]))
 
 
 def same(folder):
@@ -453,6 +463,13 @@ def pattern(folder):
     configure(folder, "adapter_config.json", alpha_pattern={"k_projj": 3})
 
 
+UNREADABLE = "'(' (target_modules) is no regular expression: missing ), unterminated subpattern at position 0"
+
+
+def unreadable(folder):
+    configure(folder, "adapter_config.json", target_modules="(")
+
+
 def newer(folder):
     configure(folder, "adapter_config.json", some_future_option=True)
 
@@ -468,6 +485,7 @@ def newer(folder):
         (more_targets, {"modules that the config names": "no module is 'query' (target_modules)"}),
         (other_targets, {"modules that the config names": "no module is 'query' (target_modules)", "loads": None}),
         (pattern, {"modules that the config names": "no module is 'k_projj' (alpha_pattern)"}),
+        (unreadable, {"modules that the config names": UNREADABLE, "loads": None}),
         (newer, {"keys of the config that peft does not know": "some_future_option"}),
     ],
 )
@@ -478,6 +496,25 @@ def test_an_adapter_of_peft(folders, tmp_path, peft_adapter, spoil, red):
     failed = {what: got for what, (verdict, got) in rows.items() if verdict == "fails"}
     assert failed.keys() == red.keys()
     assert all(expected in (None, failed[what]) for what, expected in red.items())
+
+
+@pytest.mark.parametrize(
+    "embedding", [{"trainable_token_indices": [1, 2]}, {"target_modules": ["q_proj", "embed_tokens"]}], ids=["tokens", "whole"]
+)
+def test_an_adapter_of_an_embedding(folders, tmp_path, embedding):
+    config = peft.LoraConfig(**{"target_modules": ["q_proj"]} | embedding)
+    adapter = saved_by_peft(folders[False], tmp_path / "peft", config)
+    status, rows = adapter_rows(tmp_path, folders[False], adapter)
+    assert (status, {verdict for verdict, _ in rows.values()}) == (0, {"identical"})
+
+
+def test_an_adapter_that_changes_the_shape_of_the_output(folders, tmp_path):
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    status, rows = adapter_rows(tmp_path, folders[False], saved_by_peft(folders[False], tmp_path / "peft", config))
+    assert status == 1
+    assert {what: got for what, (verdict, got) in rows.items() if verdict == "fails"} == {
+        "moves the output": "the output has another shape: logits (1, 72, 97) instead of logits (1, 64, 97)"
+    }
 
 
 def bin_only(folder):
