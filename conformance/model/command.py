@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from conformance.model.checkpoint import load, some
 from conformance.model.examine import Examined, Watch, all_measurements, examined
-from conformance.model.saved import rows, saved
+from conformance.model.saved import check_readable, rows, saved
 from conformance.model.text import table, tables
 from conformance.model.words import words
 from conformance.parallel import bar
@@ -27,6 +27,10 @@ def report(
     """
     check_known(variants)
     _check_patterns(targets)
+    if adapter is not None:
+        check_readable(adapter)
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(f"--json {file}: there is no folder {file.parent}")
     checkpoint = load(folder)
     given = words(checkpoint, text)
     _say(f"{folder}: {checkpoint.title}; {given.about}")

@@ -81,8 +81,15 @@ class Saved:
             self.say(not names, what, some(abbreviated(sorted(names))) or "none", "none")
 
 
+def check_readable(adapter: Path) -> None:
+    """OSError or ValueError for a path that holds no adapter, or one in a format that can run code."""
+    if _is_peft(adapter):
+        _config(adapter)
+    _tensors(adapter / TENSORS if adapter.is_dir() else adapter)
+
+
 def saved(checkpoint: Checkpoint, words: Words, adapter: Path) -> list[Measurement]:
-    """Look at one. OSError or ValueError for a path that holds none, or one in a format that can run code."""
+    """Look at one. OSError or ValueError where `check_readable` has one."""
     look = _by_peft if _is_peft(adapter) else _by_lite
     with one_thread():
         return look(checkpoint.model, words, adapter).rows

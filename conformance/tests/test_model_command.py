@@ -538,9 +538,16 @@ def bin_only(folder):
 )
 def test_an_adapter_that_cannot_be_used(folders, capsys, peft_adapter, spoil, told):
     spoil(peft_adapter)
-    status, _, err = said(capsys, folders[False], *QUICK, *ONE, "--adapter", peft_adapter)
+    status, out, err = said(capsys, folders[False], *QUICK, *ONE, "--adapter", peft_adapter)
     assert status == (2 if told else 0)
+    assert bool(told) == (not out)  # before the long work
     assert (told or "") in err
+
+
+def test_a_json_in_no_folder(folders, tmp_path, capsys):
+    status, out, err = said(capsys, folders[False], *QUICK, "--json", tmp_path / "none" / "found.json")
+    assert (status, out) == (2, "")
+    assert f"there is no folder {tmp_path / 'none'}" in err
 
 
 def test_names_in_a_few_words():
