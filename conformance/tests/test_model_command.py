@@ -164,6 +164,15 @@ def test_what_one_token_is_too_few_for(tmp_path, capsys):
     assert "dead parameters, forward, untested 1 of the tokens reach this layer" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("content", "told"), [(" \n", "is empty"), ("Seals.", "has no tokenizer")])
+def test_a_text_that_cannot_be_used(folders, tmp_path, capsys, content, told):
+    (tmp_path / "text").write_text(content)
+    status, out, err = said(capsys, folders[True], *QUICK, "--text", tmp_path / "text")
+    assert (status, out) == (2, "")
+    assert f"--text {tmp_path / 'text'}" in err
+    assert told in err
+
+
 def test_the_same_text_twice(folders, capsys):
     first, second = (said(capsys, folders[True], "--variant", "pissa")[:2] for _ in range(2))
     assert first == second
@@ -449,6 +458,11 @@ def other_targets(folder):
     configure(folder, "adapter_config.json", target_modules=["query"])
 
 
+def not_a_number(folder):
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    rewrite(folder, lambda tensors: tensors[name].fill_(torch.nan), "adapter_model.safetensors")
+
+
 def finer(folder):
     """More digits than the model keeps."""
 
@@ -482,6 +496,7 @@ def newer(folder):
         (pruned, {"tensors of the adapter that the file lacks": "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"}),
         (finer, {"tensors that came out with other values": None}),
         (zeroed, {"moves the output": "loaded, but does nothing: ‖y − y_base‖/‖y_base‖ = 0"}),
+        (not_a_number, {"moves the output": "it is not finite any more"}),
         (more_targets, {"modules that the config names": "no module is 'query' (target_modules)"}),
         (other_targets, {"modules that the config names": "no module is 'query' (target_modules)", "loads": None}),
         (pattern, {"modules that the config names": "no module is 'k_projj' (alpha_pattern)"}),
