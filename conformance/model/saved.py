@@ -223,7 +223,9 @@ def _shapes(given: Outputs) -> str:
 
 def _same(stored: Tensor, live: Tensor) -> bool:
     """The same numbers: libraries may widen what they read."""
-    return stored.shape == live.shape and torch.allclose(stored.double(), live.detach().cpu().double(), rtol=0, atol=0, equal_nan=True)
+    return stored.shape == live.shape and torch.allclose(
+        stored.double(), live.detach().cpu().double(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def rows(measured: Iterable[Measurement]) -> list[tuple[str, ...]]:
