@@ -90,7 +90,13 @@ def _class(folder: Path) -> Any:
             f"{folder}/config.json names no model that transformers {transformers.__version__} has: {error}"
         ) from error
     if not named:
-        return transformers.AutoModel._model_mapping[type(config)]
+        headless = transformers.AutoModel._model_mapping.get(type(config), None)
+        if headless is None:
+            raise ValueError(
+                f"{folder}/config.json names no architecture, and transformers {transformers.__version__} has no headless model "
+                f"of type {config.model_type!r}; add the class's name as architectures"
+            )
+        return headless
     kind = getattr(transformers, str(named[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ValueError(f"{folder}/config.json: transformers {transformers.__version__} has no architecture {named[0]!r}")

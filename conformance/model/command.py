@@ -1,6 +1,7 @@
 """The command: a checkpoint, and an adapter of it, in; tables and an exit status out."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.progress import Progress
 
 from conformance.model.checkpoint import load, some
 from conformance.model.examine import Examined, Watch, all_measurements, examined
-from conformance.model.saved import rows, saved
+from conformance.model.saved import check_readable, rows, saved
 from conformance.model.text import table, tables
 from conformance.model.words import words
 from conformance.parallel import bar
@@ -25,6 +26,11 @@ def report(
     nothing was measured. Raises ValueError and OSError for input that cannot be used.
     """
     check_known(variants)
+    _check_patterns(targets)
+    if adapter is not None:
+        check_readable(adapter)
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(f"--json {file}: there is no folder {file.parent}")
     checkpoint = load(folder)
     given = words(checkpoint, text)
     _say(f"{folder}: {checkpoint.title}; {given.about}")
@@ -44,6 +50,14 @@ def report(
     if file is not None:
         file.write_text(_json(folder, checkpoint.title, given.about, found, measured), encoding="utf-8", newline="\n")
     return 1 if any(m.verdict.is_red for m in measured) or not measured else 0
+
+
+def _check_patterns(targets: Sequence[str]) -> None:
+    for pattern in targets:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"--targets {pattern!r} is no regular expression: {error}") from error
 
 
 def _watch(progress: Progress) -> Watch:

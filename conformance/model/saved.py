@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # before a module's own name in peft's files
 BY_NAME = ("target_modules", "modules_to_save")  # a module's name, or its end; or one regular expression
 BY_PATTERN = ("rank_pattern", "alpha_pattern")  # regular expressions of its end
-NAMED = "modules that the config names"
+NAMED, UNKNOWN = "modules that the config names", "keys of the config that peft does not know"
 LOADS, MOVES = "loads", "moves the output"
 
 
@@ -58,6 +58,9 @@ class Saved:
         with torch.no_grad():
             after = outputs(model, self.words.batch)
         should = "farther than roundings bring it"
+        if (got := _shapes(after)) != (base := _shapes(self.before)):
+            self.say(False, MOVES, f"the output has another shape: {got} instead of {base}", should)
+            return
         if not whole.is_finite(after):
             self.say(False, MOVES, "it is not finite any more", should)
             return
@@ -78,8 +81,15 @@ class Saved:
             self.say(not names, what, some(abbreviated(sorted(names))) or "none", "none")
 
 
+def check_readable(adapter: Path) -> None:
+    """OSError or ValueError for a path that holds no adapter, or one in a format that can run code."""
+    if _is_peft(adapter):
+        _config(adapter)
+    _tensors(adapter / TENSORS if adapter.is_dir() else adapter)
+
+
 def saved(checkpoint: Checkpoint, words: Words, adapter: Path) -> list[Measurement]:
-    """Look at one. OSError or ValueError for a path that holds none, or one in a format that can run code."""
+    """Look at one. OSError or ValueError where `check_readable` has one."""
     look = _by_peft if _is_peft(adapter) else _by_lite
     with one_thread():
         return look(checkpoint.model, words, adapter).rows
@@ -134,8 +144,10 @@ def _by_peft(model: nn.Module, words: Words, folder: Path) -> Saved:
     config, there = _config(folder), _tensors(folder / TENSORS)
     owners = (name.removeprefix(PREFIX).split(".") for name in there)
     found = _looked_at(model, words, (".".join(parts[:end]) for parts in owners for end in range(1, len(parts))))
-    nowhere = _named_nowhere(config, [name for name, _ in model.named_modules()])
-    found.say(not nowhere, NAMED, f"no module is {', '.join(nowhere)}" if nowhere else "each is there", "each is there")
+    named = _named(config, [name for name, _ in model.named_modules()])
+    found.say(not named, NAMED, named or "each is there", "each is there")
+    unknown = _unknown(config)
+    found.say(not unknown, UNKNOWN, some(unknown) or "none", "none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they are about is measured here
         _loaded_by_peft(found, model, folder, config, there)
@@ -150,8 +162,11 @@ def _loaded_by_peft(found: Saved, model: nn.Module, folder: Path, config: Mappin
         return
     found.say(True, LOADS, f"{config.get('peft_type')}, {len(there)} tensors", "")
     found.moves(wrapped)
-    embeddings = any("embed" in name for name in there)  # told, because "auto" asks the network
-    found.compare(there, peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=embeddings))
+    own, whole_embeddings = (  # told, because "auto" asks the network
+        peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=told) for told in (False, True)
+    )
+    kept = {name: value for name, value in whole_embeddings.items() if name in there}  # of the base's a file may keep some or none
+    found.compare(there, own | kept)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
@@ -175,8 +190,14 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _named_nowhere(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """What a config names, as peft matches it, and no module is."""
+def _unknown(config: Mapping[str, Any]) -> list[str]:
+    """Keys that the config's class lacks: peft warns of them and goes on without. Of a type that peft lacks nothing is said: it won't load."""
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(str(config.get("peft_type")))
+    return sorted(config.keys() - {own.name for own in fields(kind)}) if kind else []
+
+
+def _named(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What a config names, as peft matches it, and no module is; or the pattern in it that cannot be read; else nothing."""
     told: list[tuple[str, str, str]] = []  # key, what it says, as a regular expression of whole names
     for key in BY_NAME:
         value = config.get(key) or []
@@ -185,12 +206,26 @@ def _named_nowhere(config: Mapping[str, Any], names: Sequence[str]) -> list[str]
         else:
             told += [(key, end, rf"(.*\.)?{re.escape(end)}") for end in value]
     told += [(key, pattern, rf"(.*\.)?({pattern})") for key in BY_PATTERN for pattern in config.get(key) or {}]
-    return [f"{said!r} ({key})" for key, said, pattern in told if not any(re.fullmatch(pattern, name) for name in names)]
+    nowhere = []
+    for key, said, pattern in told:
+        try:
+            read = re.compile(pattern)
+        except re.error as error:
+            return f"{said!r} ({key}) is no regular expression: {error}"
+        if not any(map(read.fullmatch, names)):
+            nowhere.append(f"{said!r} ({key})")
+    return f"no module is {', '.join(nowhere)}" if nowhere else ""
+
+
+def _shapes(given: Outputs) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in given.items())
 
 
 def _same(stored: Tensor, live: Tensor) -> bool:
     """The same numbers: libraries may widen what they read."""
-    return stored.shape == live.shape and torch.equal(stored.double(), live.detach().cpu().double())
+    return stored.shape == live.shape and torch.allclose(
+        stored.double(), live.detach().cpu().double(), rtol=0, atol=0, equal_nan=True
+    )
 
 
 def rows(measured: Iterable[Measurement]) -> list[tuple[str, ...]]:

@@ -28,12 +28,26 @@ def _targets(found: Sequence[Examined]) -> str:
     for one in found:
         groups.setdefault(tuple(layer.name for layer in one.layers), []).append(one)
     rows = [
-        (", ".join(one.variant for one in group), str(len(names)), "\n".join(abbreviated(names)) or NONE)
+        (_variants(group), str(len(names)), "\n".join(abbreviated(names)) or NONE)
         for names, group in sorted(groups.items(), key=lambda item: len(item[0]))
     ]
     notes = "\n".join(f"  {one.variant}: {one.refusal}" for one in found if one.refusal and one.layers)
     told = [] if not notes else [f"  not to be attached with its defaults, measured with options that fit:\n{notes}"]
-    return "\n".join([table("targets", ("variant", "layers", "which"), rows), *told])
+    return "\n".join([table("targets", ("variant", "layers", "which"), rows), *_without(found), *told])
+
+
+def _without(found: Sequence[Examined]) -> list[str]:
+    """Why variants have no targets: a line for each reason."""
+    groups: dict[str, list[Examined]] = {}
+    for one in found:
+        if not one.layers:
+            reason = one.refusal.partition("Config ")[2] or one.refusal  # lite's begin with the class of their config
+            groups.setdefault(reason, []).append(one)
+    return [f"  {_variants(group)}: {reason}" for reason, group in groups.items()]
+
+
+def _variants(group: Iterable[Examined]) -> str:
+    return ", ".join(one.variant for one in group)
 
 
 def _identity(found: Sequence[Examined]) -> str:

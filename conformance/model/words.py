@@ -30,12 +30,18 @@ class Words:
 
 
 def words(checkpoint: Checkpoint, file: Path | None) -> Words:
-    """One sequence of at most `MOST` tokens. ValueError for a model that takes no text, or an empty one; OSError for no such file."""
+    """One sequence of at most `MOST` tokens. OSError for no such file; ValueError for an empty one, one without a tokenizer
+    to read it, or a model that takes no text.
+    """
     taken = inspect.signature(checkpoint.model.forward).parameters
     if "input_ids" not in taken:
         raise ValueError(f"{type(checkpoint.model).__name__} takes {', '.join(taken)}, no text (input_ids)")
     text = TEXT if file is None else file.read_text(encoding="utf-8")
+    if not text.strip():
+        raise ValueError(f"--text {file} is empty")
     tokenizer, why_none = _tokenizer(checkpoint.folder)
+    if tokenizer is None and file is not None:
+        raise ValueError(f"--text {file} cannot be read by the model: {why_none}")
     if tokenizer is None:
         ids, about = _random(checkpoint), f"random token ids: {why_none}"
     else:

@@ -164,6 +164,15 @@ def test_what_one_token_is_too_few_for(tmp_path, capsys):
     assert "dead parameters, forward, untested 1 of the tokens reach this layer" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("content", "told"), [(" \n", "is empty"), ("Seals.", "has no tokenizer")])
+def test_a_text_that_cannot_be_used(folders, tmp_path, capsys, content, told):
+    (tmp_path / "text").write_text(content)
+    status, out, err = said(capsys, folders[True], *QUICK, "--text", tmp_path / "text")
+    assert (status, out) == (2, "")
+    assert f"--text {tmp_path / 'text'}" in err
+    assert told in err
+
+
 def test_the_same_text_twice(folders, capsys):
     first, second = (said(capsys, folders[True], "--variant", "pissa")[:2] for _ in range(2))
     assert first == second
@@ -279,6 +288,13 @@ def test_no_targets(folders, capsys):
     status, out, _ = said(capsys, folders[False], *QUICK, "--targets", "nowhere")
     assert status == 1
     assert "none: name some with --targets REGEX" in out
+    assert "ia3: matches no layer: target_names=('nowhere',)" in out
+
+
+def test_a_pattern_that_cannot_be_read(folders, capsys):
+    status, out, err = said(capsys, folders[False], *QUICK, "--targets", "up_proj", "(")
+    assert (status, out) == (2, "")
+    assert "--targets '(' is no regular expression: missing )" in err
 
 
 def empty(folder):
@@ -323,6 +339,10 @@ def damaged(folder):
         (lambda folder: configure(folder, model_type="lamma"), "names no model that transformers"),
         (lambda folder: configure(folder, architectures=["LamaForCausalLM"]), "has no architecture 'LamaForCausalLM'"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json names no model"),
+        (
+            lambda folder: configure(folder, model_type="siglip_text_model", architectures=None),
+            "names no architecture, and transformers",
+        ),
         (lacks, "the weights lack model.layers.1.mlp.up_proj.weight, which LlamaForCausalLM has"),
         (
             misshapen,
@@ -393,15 +413,18 @@ def test_an_adapter_of_lite_with_an_extra_tensor_and_one_of_another_base(folders
     assert "was saved on another base" in adapter_rows(tmp_path, llama, path)[1]["loads"][1]
 
 
-@pytest.fixture
-def peft_adapter(folders, tmp_path):
+def saved_by_peft(base, path, config):
     torch.manual_seed(0)
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what transformers deprecates and peft asks for
-        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folders[False]), config)
-        moved(model).save_pretrained(tmp_path / "peft")
-    return tmp_path / "peft"
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        moved(model).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def peft_adapter(folders, tmp_path):
+    return saved_by_peft(folders[False], tmp_path / "peft", peft.LoraConfig(target_modules=["q_proj", "v_proj"]))
 
 
 def same(folder):
@@ -435,6 +458,11 @@ def other_targets(folder):
     configure(folder, "adapter_config.json", target_modules=["query"])
 
 
+def not_a_number(folder):
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    rewrite(folder, lambda tensors: tensors[name].fill_(torch.nan), "adapter_model.safetensors")
+
+
 def finer(folder):
     """More digits than the model keeps."""
 
@@ -449,6 +477,17 @@ def pattern(folder):
     configure(folder, "adapter_config.json", alpha_pattern={"k_projj": 3})
 
 
+UNREADABLE = "'(' (target_modules) is no regular expression: missing ), unterminated subpattern at position 0"
+
+
+def unreadable(folder):
+    configure(folder, "adapter_config.json", target_modules="(")
+
+
+def newer(folder):
+    configure(folder, "adapter_config.json", some_future_option=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "red"),
     [
@@ -457,9 +496,12 @@ def pattern(folder):
         (pruned, {"tensors of the adapter that the file lacks": "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"}),
         (finer, {"tensors that came out with other values": None}),
         (zeroed, {"moves the output": "loaded, but does nothing: ‖y − y_base‖/‖y_base‖ = 0"}),
+        (not_a_number, {"moves the output": "it is not finite any more"}),
         (more_targets, {"modules that the config names": "no module is 'query' (target_modules)"}),
         (other_targets, {"modules that the config names": "no module is 'query' (target_modules)", "loads": None}),
         (pattern, {"modules that the config names": "no module is 'k_projj' (alpha_pattern)"}),
+        (unreadable, {"modules that the config names": UNREADABLE, "loads": None}),
+        (newer, {"keys of the config that peft does not know": "some_future_option"}),
     ],
 )
 def test_an_adapter_of_peft(folders, tmp_path, peft_adapter, spoil, red):
@@ -469,6 +511,25 @@ def test_an_adapter_of_peft(folders, tmp_path, peft_adapter, spoil, red):
     failed = {what: got for what, (verdict, got) in rows.items() if verdict == "fails"}
     assert failed.keys() == red.keys()
     assert all(expected in (None, failed[what]) for what, expected in red.items())
+
+
+@pytest.mark.parametrize(
+    "embedding", [{"trainable_token_indices": [1, 2]}, {"target_modules": ["q_proj", "embed_tokens"]}], ids=["tokens", "whole"]
+)
+def test_an_adapter_of_an_embedding(folders, tmp_path, embedding):
+    config = peft.LoraConfig(**{"target_modules": ["q_proj"]} | embedding)
+    adapter = saved_by_peft(folders[False], tmp_path / "peft", config)
+    status, rows = adapter_rows(tmp_path, folders[False], adapter)
+    assert (status, {verdict for verdict, _ in rows.values()}) == (0, {"identical"})
+
+
+def test_an_adapter_that_changes_the_shape_of_the_output(folders, tmp_path):
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    status, rows = adapter_rows(tmp_path, folders[False], saved_by_peft(folders[False], tmp_path / "peft", config))
+    assert status == 1
+    assert {what: got for what, (verdict, got) in rows.items() if verdict == "fails"} == {
+        "moves the output": "the output has another shape: logits (1, 72, 97) instead of logits (1, 64, 97)"
+    }
 
 
 def bin_only(folder):
@@ -492,9 +553,16 @@ def bin_only(folder):
 )
 def test_an_adapter_that_cannot_be_used(folders, capsys, peft_adapter, spoil, told):
     spoil(peft_adapter)
-    status, _, err = said(capsys, folders[False], *QUICK, *ONE, "--adapter", peft_adapter)
+    status, out, err = said(capsys, folders[False], *QUICK, *ONE, "--adapter", peft_adapter)
     assert status == (2 if told else 0)
+    assert bool(told) == (not out)  # before the long work
     assert (told or "") in err
+
+
+def test_a_json_in_no_folder(folders, tmp_path, capsys):
+    status, out, err = said(capsys, folders[False], *QUICK, "--json", tmp_path / "none" / "found.json")
+    assert (status, out) == (2, "")
+    assert f"there is no folder {tmp_path / 'none'}" in err
 
 
 def test_names_in_a_few_words():
