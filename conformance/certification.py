@@ -27,7 +27,7 @@ class Certify:
         Or an object that is a `conformance.suite.Candidate`, which brings its own map.
     variant: the method it claims to be.
     map: canonical name → name in the module's `state_dict()`, or a mapping with name and any of transpose, shape, sign,
-        scale (see `refs.maps`). Every trainable has to be there; frozen tensors may be, and have to where they come from a
+        scale, plus (see `refs.maps`). Every trainable has to be there; frozen tensors may be, and have to where they come from a
         decomposition: `residual` is the weight that a part was taken out of (PiSSA), told as (d_out, d_in).
     reset: (module, case) → runs the layer's own init of its adapter again; it is seeded immediately before. Without it,
         seed parity is untested for layers whose constructor draws other numbers first.
