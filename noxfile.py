@@ -32,9 +32,7 @@ TORCH = "torch==2.13.0"  # installed first and by exact version: a bare `torch` 
 
 def install(session: nox.Session, group: str) -> None:
     """The project, editable, and one of its dependency groups; nothing if nothing changed since the last time."""
-    environment(
-        session, PYTHON, group, nox.project.dependency_groups(PROJECT, group), PINS.read_text(), "import torch, peft, transformers"
-    )
+    environment(session, PYTHON, group, nox.project.dependency_groups(PROJECT, group), PINS.read_text())
 
 
 def environment(session: nox.Session, interpreter: Path, name: str, requirements: Sequence[str], pins: str) -> None:
