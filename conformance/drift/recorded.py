@@ -143,7 +143,7 @@ def _judge(suite: Suite, about: dict[str, Any]) -> None:
     verdicts = cells(measured)
     red = [cell for cell, verdict in verdicts.items() if verdict.is_red]
     about["failures"][suite.variant] = [
-        f"{check} of {column}: {cell_text(measured, check, column, verdicts, [])}" for check, column in red
+        f"{check} of {column}: {cell_text(measured, check, column, verdicts, []).partition(' [')[0]}" for check, column in red
     ]
 
 
