@@ -5,7 +5,7 @@ from conformance.known_bugs.everywhere import FILE_ROUNDED, GRADIENTS_STAY_OFF, 
 
 FILE = "lite.variants.antipasto_ablate"
 MANY = frozenset({"forward", "gradients", "steering"})  # more than one direction
-FUNCTION = MANY | {"defaults"}
+FUNCTION = MANY | {"calibration", "defaults"}
 ORIENTED = frozenset({"calibration", "forward", "gradients", "init"})
 
 BUGS = (
@@ -84,7 +84,7 @@ BUGS = (
         where=FILE,
         old="config.coeff * ",
         new="",
-        red=MANY | {"calibration"} | {"identity"},
+        red=MANY | {"calibration", "identity"},
         message="output at coefficient 0",
     ),
     Bug(
