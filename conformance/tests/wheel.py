@@ -54,7 +54,10 @@ def use(python: str, elsewhere: str) -> None:
     suites = [python, "-m", "pytest", "--pyargs", "conformance.suites", "-k", "delora", "-rs"]
     subprocess.run(suites, check=True, cwd=elsewhere)
     subprocess.run([python, "-m", "conformance", "explain", "delora", "forward"], check=True, cwd=elsewhere)
-    subprocess.run([python, "-m", "pytest", "--pyargs", "conformance.examples.test_module"], check=True, cwd=elsewhere)
+    # A stranger's own file, with his page beside it.
+    copy = "import shutil; from conformance.examples import test_module; shutil.copy(test_module.__file__, '.')"
+    subprocess.run([python, "-c", copy], check=True, cwd=elsewhere)
+    subprocess.run([python, "-m", "pytest", "test_module.py"], check=True, cwd=elsewhere)
     assert (Path(elsewhere) / "reports" / "my-lora.md").is_file()
 
 
