@@ -54,7 +54,8 @@ def use(python: str, elsewhere: str) -> None:
     suites = [python, "-m", "pytest", "--pyargs", "conformance.suites", "-k", "delora", "-rs"]
     subprocess.run(suites, check=True, cwd=elsewhere)
     subprocess.run([python, "-m", "conformance", "explain", "delora", "forward"], check=True, cwd=elsewhere)
-    # A stranger's own file, with his page beside it.
+    # A stranger's own file, with his page beside it: pytest's root is here, not in the checkout that nox's folder is in.
+    (Path(elsewhere) / "pytest.ini").touch()
     copy = "import shutil; from conformance.examples import test_module; shutil.copy(test_module.__file__, '.')"
     subprocess.run([python, "-c", copy], check=True, cwd=elsewhere)
     subprocess.run([python, "-m", "pytest", "test_module.py"], check=True, cwd=elsewhere)
