@@ -5,6 +5,8 @@ Every method is one file in `lite/variants/`, short enough to read beside its pa
 
 from lite.checkpoint import load, save
 from lite.config import Config
+from lite.peft_export import export_peft
+from lite.peft_load import load_peft
 from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
@@ -55,7 +57,9 @@ __all__ = [
     "Variant",
     "attach",
     "detach",
+    "export_peft",
     "load",
+    "load_peft",
     "save",
     "steer",
 ]

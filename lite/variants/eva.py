@@ -119,6 +119,12 @@ def fits(config: EVAConfig, layer: Layer) -> str | None:
     return None if config.r <= there else f"r = {config.r}, but an input of size {there} has only {there} principal directions"
 
 
+PEFT = dataclasses.replace(
+    lora.PEFT,
+    start={name: f"eva_config.{name}" for name in ("rho", "whiten", "adjust_scaling_factors")},
+    told_by={"init_lora_weights": ("eva",), "use_dora": (False,)},
+)
+
 EVA = register(
     Variant(
         name="eva",
@@ -131,5 +137,6 @@ EVA = register(
         fits=fits,
         reads_weight=False,
         peft=lora.LORA.peft,
+        peft_form=PEFT,
     )
 )
