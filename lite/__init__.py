@@ -1,10 +1,11 @@
-"""Minimal adapter methods: `attach` one or several to a model, train, `save`, `load`, `detach`.
+"""Minimal adapter methods: `attach` one or several to a model, train, `save`, `load`, `merge` or `detach`; `export_peft` and `load_peft` cross into peft.
 
 Every method is one file in `lite/variants/`, short enough to read beside its paper.
 """
 
 from lite.checkpoint import load, save
 from lite.config import Config
+from lite.merging import merge
 from lite.peft_export import export_peft
 from lite.peft_load import load_peft
 from lite.runtime import attach, detach
@@ -60,6 +61,7 @@ __all__ = [
     "export_peft",
     "load",
     "load_peft",
+    "merge",
     "save",
     "steer",
 ]
