@@ -36,6 +36,7 @@ class Model:
     layers: tuple[str, ...]
     keys_values: tuple[str, ...]
     feed_forward: tuple[str, ...]
+    wide: tuple[str, ...] = ()  # of `layers`, those with more than 1,000 inputs
     labelled: bool = True  # whether the model computes a loss from labels
 
     def missing(self) -> str | None:
@@ -151,6 +152,7 @@ MODELS = {
             BERT_LAYERS,
             ("key", "value"),
             ("output.dense",),
+            wide=("output.dense",),
             labelled=False,
         ),
     )
@@ -168,7 +170,7 @@ def _built(model: Model, dropout: float, blocks: int | None) -> nn.Module:
     if blocks:
         more |= {name: blocks for name in ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers") if name in model.arguments}
     config = config_class(**model.arguments, **more) if not blocks else config_class(**(dict(model.arguments) | more))
-    config._attn_implementation = "eager"
+    config._attn_implementation, config.use_cache = "eager", False  # a cache would change with checkpointing
     with torch.random.fork_rng(devices=[]):
         built: nn.Module = model_class(config)
     with torch.no_grad():
@@ -181,7 +183,10 @@ def _numbers(model: str, name: str, shape: tuple[int, ...]) -> Tensor:
     """Of order one after each layer: matrices by the root of their width, norms about one, biases small."""
     noise = normal("whole", model, name, shape=shape)
     if len(shape) > 1:
-        return noise / 2 if "embed" in name or name.endswith(("wte.weight", "wpe.weight", "shared.weight")) else noise / shape[-1] ** 0.5
+        if "embed" in name or name.endswith(("wte.weight", "wpe.weight", "shared.weight")):
+            return noise / 2
+        quiet = 4.0 if name.endswith(("Attention.q.weight", "Attention.k.weight")) else 1.0  # T5 does not divide scores by the root of a width
+        return noise / (quiet * shape[-1]) ** 0.5
     return 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
 
 

@@ -57,7 +57,7 @@ def trace(model: Model, side: Side, mode: str, *, call: Any = None) -> Trace:
     side.module.train(mode == "train")
     side.module.zero_grad(set_to_none=True)
     torch.manual_seed(0)
-    returned = model.outputs(call or side.module, model.batch())
+    returned = model.outputs(side.module if call is None else call, model.batch())
     returned["loss"].backward()  # type: ignore[no-untyped-call]
     found = {name: value.detach().clone() for name, value in returned.items()}
     return found | {f"gradient of {name}": side.gradient(name) for name in side.trainable}
@@ -73,10 +73,12 @@ def measured(model: Model, record: Record) -> None:
         return record.not_applicable("run", f"peft refuses: {reason}")
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
-    for mode in ("eval", "train"):
-        _function(record, both, mode)
-    _checkpointing(record, model)
-    _compiled(record, model)
+    _function(record, both, "train")
+    truth, kappa = _function(record, both, "eval")
+    both.lite.module.float()
+    _checkpointing(record, model, both.lite)
+    if model.name == COMPILED_ALL or record.variant == "lora":
+        compiled(record, model, both.lite, kappa, truth, "aot_eager")
     return None
 
 
@@ -99,7 +101,8 @@ def _some(names: set[str], others: set[str]) -> str:
     return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
 
 
-def _function(record: Record, both: Pair, mode: str) -> None:
+def _function(record: Record, both: Pair, mode: str) -> tuple[Trace, dict[str, float]]:
+    """lite beside peft in float64. Returns lite's trace, and κ."""
     model = both.model
     with Wide():
         truth, got = trace(model, both.peft, mode), trace(model, both.lite, mode)
@@ -107,20 +110,18 @@ def _function(record: Record, both: Pair, mode: str) -> None:
     touched = [name for name, parameter in both.lite.strangers().items() if parameter.grad is not None]
     record.expect("base", f"gradients in {mode} mode", ", ".join(touched[:4]) or "none", "none")
     if not LEAST <= both.effect <= MOST:
-        return record.untested(mode, f"the adapter moves the output by {both.effect:.1g} of its norm")
+        record.untested(mode, f"the adapter moves the output by {both.effect:.1g} of its norm")
     if dead := [name for name, value in truth.items() if not value.any()]:
-        return record.untested(mode, f"without effect in peft: {', '.join(dead)}")
+        record.untested(mode, f"without effect in peft: {', '.join(dead)}")
     for name, value in truth.items():
-        record.judge(mode, name, policy.same_function(got[name], value, n=breadth(both), kappa=kappa[name]))
-    return None
+        record.judge(mode, name, policy.same_function(got[name], value, n=longest(both), kappa=kappa[name]))
+    return got, kappa
 
 
-def breadth(both: Pair) -> int:
-    """n of the bound: the longest sum, times the layers that follow one another."""
-    there = sides.attachment(both.lite.module)
-    longest = max(max(adapter.layer.d_in, adapter.layer.d_out) for adapter in there.adapters)
-    tokens = both.model.batch()["input_ids"].numel()
-    return max(longest, tokens) * len(there.adapters)
+def longest(both: Pair) -> int:
+    """n of the bound: of the longest sum. That layers follow one another is in κ, for which every number of every layer is moved."""
+    widths = [width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)]
+    return max(*widths, both.model.batch()["input_ids"].numel())
 
 
 def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, float]:
@@ -134,12 +135,39 @@ def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, 
     return kappa
 
 
-def _checkpointing(record: Record, model: Model) -> None:
-    pass
+def _checkpointing(record: Record, model: Model, side: Side) -> None:
+    """Activations that are computed again while going back: the same bits, dropout included."""
+    plain, before = _counted(model, side)
+    module: Any = side.module
+    word = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"  # transformers 5's name, and the older
+    getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    again, after = _counted(model, side)
+    getattr(module, f"{word}_checkpointing_disable")()
+    if after != 2 * before:
+        return record.untested("checkpointing", f"an adapted layer is called {after} times, without it {before} times")
+    for name, value in plain.items():
+        record.judge("checkpointing", name, policy.same_bits(again[name], value))
+    return None
 
 
-def _compiled(record: Record, model: Model) -> None:
-    pass
+def _counted(model: Model, side: Side) -> tuple[Trace, int]:
+    """A trace in train mode, and how often the first adapted layer was called."""
+    calls: list[nn.Module] = []
+    first = side.module.get_submodule(min(sides.targets(side)))
+    handle = first.register_forward_pre_hook(lambda module, args: calls.append(module))
+    try:
+        return trace(model, side, "train"), len(calls)
+    finally:
+        handle.remove()
+
+
+def compiled(record: Record, model: Model, side: Side, kappa: Mapping[str, float], truth: Trace, backend: str) -> None:
+    """The compiled model in float32 beside the same model as it is. truth: its trace in float64."""
+    plain = trace(model, side, "eval")
+    torch.compiler.reset()
+    got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
+    for name, value in plain.items():
+        record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name]))
 
 
 def cells(variants: list[str]) -> list[Cell]:

@@ -26,6 +26,7 @@ from refs.peft_layer import PeftLayer, tensors_of
 RANK, ALPHA = 4, 6.0
 OPTIONS: dict[str, dict[str, Any]] = {"road": {"group_size": 8}}  # where a default does not fit small layers
 PREFIX = "base_model.model."  # peft's, before a name of the base
+SHARED, NOWHERE = "tinylora_v", Entry("")  # TinyLoRA keeps the numbers of all layers in one place, in their order
 REFUSED = re.compile(r"not supported|only support", re.IGNORECASE)
 
 
@@ -86,9 +87,13 @@ def asked(variant: str, dropout: float = 0.0) -> Case:
 
 
 def placement(variant: str, model: Model) -> dict[str, tuple[str, ...]]:
-    """Variant → the ends of the names of its targets; IA3 scales keys, values and the feed-forward input, as its paper has it."""
+    """Variant → the ends of the names of its targets. IA3 scales keys, values and the feed-forward input, as its paper has it; HRA
+    leaves wide layers out, for which peft forms matrices of d_in × d_in, one reflection after the other.
+    """
     if variant == "ia3":
         return {"ia3": model.keys_values, "ia3_ff": model.feed_forward}
+    if variant == "hra":
+        return {"hra": tuple(end for end in model.layers if end not in model.wide)}
     return {variant: model.feed_forward if variant == "ia3_ff" else model.layers}
 
 
@@ -185,13 +190,15 @@ def _peft_side(variant: str, wrapped: nn.Module, beside: Side) -> Side:
     case = asked(variant)
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Entry] = {}
-    for adapter in attachment(beside.module).adapters:
+    for place, adapter in enumerate(attachment(beside.module).adapters):
         layer, name = wrapped.get_submodule(PREFIX + adapter.layer.name), adapter.layer.name
         reference = reference_of(adapter.variant.name)
         assert reference is not None
         if variant == "lora_xs":
             reference.reset(layer, case)
         own = {key: entry for key, entry in parse(reference.map).items() if key in adapter.shapes}
+        if SHARED in own.get("lora_R", NOWHERE).name:
+            own["lora_R"] = replace(own["lora_R"], name=f"{SHARED}.{place}")
         found = tensors_of(layer, {entry.name for entry in own.values()})
         for key, entry in own.items():
             tensors[f"{name}.{key}"], entries[f"{name}.{key}"] = found[entry.name], entry
