@@ -22,7 +22,7 @@ from conformance.whole.cell import Cell, Record
 from conformance.whole.model import LEAST, MOST, Pair, pair
 from conformance.whole.sides import Side
 from lite.peft_form import CONFIG, TENSORS
-from refs.models import MODELS, Model
+from refs.models import SHORT, Model
 from refs.wide import Wide
 
 CHECK = "interop"
@@ -226,4 +226,4 @@ def cells(variants: list[str] | None = None) -> list[Cell]:
     def cell(variant: str, model: Model) -> Cell:
         return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
 
-    return [cell(variant, model) for variant in variants or known() for model in MODELS.values()]
+    return [cell(variant, model) for variant in variants or known() for model in SHORT.values()]

@@ -13,7 +13,7 @@ from conformance.variants import known
 from conformance.whole import alone, sides
 from conformance.whole.cell import Cell, Record
 from conformance.whole.model import pair
-from refs.models import MODELS, Model
+from refs.models import SHORT, Model
 from refs.wide import Wide
 
 CHECK = "merge"
@@ -87,4 +87,4 @@ def cells(variants: list[str] | None = None) -> list[Cell]:
     def cell(variant: str, model: Model) -> Cell:
         return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
 
-    return [cell(variant, model) for variant in variants or known() for model in MODELS.values()]
+    return [cell(variant, model) for variant in variants or known() for model in SHORT.values()]
