@@ -78,7 +78,7 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     adapters, left_out = resolve(adapters, statistics)
     planned = []
     for adapter in tqdm(adapters, desc="attach", unit="layer", delay=PROGRESS_AFTER):
-        tensors = adapter.initial(statistics.get(adapter.layer.name))
+        tensors = adapter.initial(statistics.pop(adapter.layer.name, None))  # nobody else's: it may be large
         planned.append(Planned(adapter, tensors, tensors))
     commit(model, configs, planned, left_out)
     return model
