@@ -24,7 +24,7 @@ def merge(model: nn.Module) -> nn.Module:
     Returns the model.
 
     Raises RuntimeError if nothing is attached; ValueError for a weight that is quantised, tied to another module's or no parameter, a
-    bias to add where there is none, or a merged weight that would not be finite. The model is then as it was.
+    layer with other hooks, a bias to add where there is none, or a merged weight that would not be finite. The model is then as it was.
     """
     attachment = attached(model)
     if attachment is None:
@@ -90,6 +90,11 @@ def _check_mergeable(model: nn.Module, attachment: Attachment, adapter: Adapter)
         raise ValueError(f"{where}: its weight is no parameter of the layer, a merged one would be lost")
     if "lora_b" in adapter.shapes and layer.bias is None:
         raise ValueError(f"{where}: the method has a bias (lora_bias=True), the layer has none to merge it into")
+    own = {handle.id for handle in attachment.handles}
+    if {*layer.module._forward_hooks, *layer.module._forward_pre_hooks} - own:
+        raise ValueError(
+            f"{where}: the layer has other hooks, too, which a merged weight would not stand between as the adapter does; remove them"
+        )
     names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight]
     owners = {id(model.get_submodule(name.rpartition(".")[0])) for name in names} - {id(layer.module)}
     if owners:

@@ -13,7 +13,7 @@ from lite import files, stored
 from lite.adapter import Adapter
 from lite.files import PathLike
 from lite.layers import linear_layers
-from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, PREFIX, TENSORS, PeftForm, carried, name_of
+from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, OFF, PREFIX, TENSORS, PeftForm, carried, name_of
 from lite.runtime import attached, full_name
 from lite.stored import START
 
@@ -103,7 +103,7 @@ def _agreed(fields: Mapping[str, Mapping[str, Any]], per_layer: Mapping[str, str
     for field in dict.fromkeys(name for own in fields.values() for name in own):
         values = {layer: own.get(field) for layer, own in fields.items()}
         usual = max(values.values(), key=list(values.values()).count)
-        others = {layer: value for layer, value in values.items() if value != usual}
+        others = {layer: value for layer, value in values.items() if value != usual and not (value in OFF and usual in OFF)}
         said[field] = usual
         if others and field not in per_layer:
             (layer, value), same = next(iter(others.items())), next(name for name in values if values[name] == usual)

@@ -10,6 +10,7 @@ from torch import Tensor
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model."  # of every name in a checkpoint of peft's; names of the model's own begin with `base_model.model.`
 NOTE, NOTED_CONFIG = "lite", "adapter_config_sha256"  # what `export_peft` leaves in the tensors' metadata, where peft does not look
+OFF: tuple[Any, ...] = (None, False, 0, "", "none", [], {})  # values of an option that is not used
 
 Word = str | tuple[str, Mapping[Any, Any]]  # peft's field, or (field, {our value: peft's value})
 Values = Mapping[str, Tensor]

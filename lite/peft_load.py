@@ -15,7 +15,7 @@ from lite.config import Config
 from lite.files import PathLike
 from lite.layers import Layer, linear_layers
 from lite.peft_export import exact
-from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, PREFIX, TENSORS, PeftForm, brought, name_of
+from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, OFF, PREFIX, TENSORS, PeftForm, brought, name_of
 from lite.runtime import attached, full_name
 from lite.stored import START, Entry, Groups, some
 from lite.variant import VARIANTS, Variant, variant_of
@@ -25,7 +25,6 @@ ABOUT = frozenset({
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "init_weights",
 })  # fmt: skip
-OFF: tuple[Any, ...] = (None, False, 0, "", "none", [], {})  # values of an option that is not used
 
 Tensors = dict[str, Tensor]
 
