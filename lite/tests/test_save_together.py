@@ -1,5 +1,6 @@
 """Several processes or threads save to one path: whoever reads finds one complete version, and nothing else is left."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -47,20 +48,21 @@ def read_while(alive, file, versions):
 
 def test_processes(versions, tmp_path):
     file = tmp_path / "file"
-    children = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, file, str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for seed in SEEDS
-    ]
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    assert read_while(lambda: any(child.poll() is None for child in children), file, versions) == {0, 1}
-    for child in children:
-        child.communicate()
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(process(file, seed)) for seed in SEEDS]
+        assert [child.stdout.readline() for child in children] == ["ready\n", "ready\n"]
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        assert read_while(lambda: any(child.poll() is None for child in children), file, versions) == {0, 1}
     assert [child.returncode for child in children] == [0, 0]
     assert list(tmp_path.iterdir()) == [file]
+
+
+def process(file, seed):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS, file, str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_threads(versions, tmp_path):
