@@ -238,10 +238,10 @@ def residual(config: ASVDConfig, weight: Tensor, t: Tensors) -> Tensor:
         effect="the rest of the weight is lost",
         source="planted: the truncated part is taken for all there is",
         hidden_by="reloads in the model that saved",
-        where="lite.checkpoint:load",
-        old="""        commit(model, configs, planned, left_out)
+        where="lite.stored:put",
+        old="""        commit(model, ready.configs, ready.planned, ready.left_out)
 """,
-        new="""        commit(model, configs, planned, left_out)
+        new="""        commit(model, ready.configs, ready.planned, ready.left_out)
         for name in attached(model).originals:
             model.get_submodule(name).weight.data.zero_()
 """,

@@ -194,7 +194,7 @@ BUGS = (
         effect="first reload off by 0.49",
         source="review of lora-lite",
         hidden_by="reloads before training",
-        where="lite.checkpoint:_values",
+        where="lite.stored:_values",
         old="for name, value in start.items()}",
         new="for name, value in {name: value.detach().clone() for name, value in adapter.live().items() if start}.items()}",
         red=frozenset({"round trip"}),
@@ -207,10 +207,10 @@ BUGS = (
         effect="0.41–0.73",
         source="review of lora-lite",
         hidden_by="one save per test",
-        where="lite.checkpoint:load",
-        old="""        commit(model, configs, planned, left_out)
+        where="lite.stored:put",
+        old="""        commit(model, ready.configs, ready.planned, ready.left_out)
 """,
-        new="""        commit(model, configs, planned, left_out)
+        new="""        commit(model, ready.configs, ready.planned, ready.left_out)
         attached(model).starts.clear()
 """,
         red=frozenset({"round trip"}),
@@ -223,10 +223,10 @@ BUGS = (
         effect="the part twice",
         source="review of lora-lite",
         hidden_by="reloads in the model that saved",
-        where="lite.checkpoint:load",
-        old="""        commit(model, configs, planned, left_out)
+        where="lite.stored:put",
+        old="""        commit(model, ready.configs, ready.planned, ready.left_out)
 """,
-        new="""        commit(model, configs, planned, left_out)
+        new="""        commit(model, ready.configs, ready.planned, ready.left_out)
         for name, weight in attached(model).originals.items():
             model.get_submodule(name).weight = weight
 """,
@@ -240,7 +240,7 @@ BUGS = (
         effect="the residual of one start with the part of another",
         source="planted: a reload",
         hidden_by="one load per test",
-        where="lite.checkpoint:_replace",
+        where="lite.stored:_replace",
         old="if residual is not None:",
         new="if False:",
         red=frozenset({"round trip"}),
@@ -253,11 +253,11 @@ BUGS = (
         effect="0.71",
         source="review of lora-lite",
         hidden_by="complete files in tests",
-        where="lite.checkpoint:_read",
-        old="""            return handle.metadata() or {}, {key: handle.get_tensor(key).clone() for key in handle.keys()}
+        where="lite.files:read_tensors",
+        old="""        tensors = load(content)
 """,
-        new="""            found = {key: handle.get_tensor(key).clone() for key in handle.keys()}
-            return handle.metadata() or {}, {f"{key}.start": found[key] for key in found if not key.endswith(".start")} | found
+        new="""        tensors = load(content)
+        tensors = {f"{key}.start": tensors[key] for key in tensors if not key.endswith(".start")} | tensors
 """,
         red=frozenset({"bad input"}),
         message="missing tensor",
@@ -269,7 +269,7 @@ BUGS = (
         effect="a file that is of no use alone",
         source="review of lora-lite",
         hidden_by="reloads in the model that saved",
-        where="lite.checkpoint:load",
+        where="lite.stored:prepared",
         old="""    _check_base(file, targeted, stored, there)
 """,
         new="""    if any(adapter.variant.statistics for adapter in targeted):
@@ -286,7 +286,7 @@ BUGS = (
         effect="it fits no model",
         source="planted: a fingerprint",
         hidden_by="reloads in the model that saved",
-        where="lite.checkpoint:save",
+        where="lite.stored:described",
         old="fingerprint(a.layer, attachment.base_weight(a.layer))",
         new="fingerprint(a.layer, a.layer.weight)",
         red=frozenset({"bad input", "round trip"}),

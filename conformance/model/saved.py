@@ -21,8 +21,8 @@ from conformance.model.stream import Outputs, outputs
 from conformance.model.words import Words
 from conformance.trial import path_in, scratch
 from conformance.verdict import Measurement, Verdict
-from lite.checkpoint import START
 from lite.layers import Layer, as_layer
+from lite.stored import START
 from refs.peft_layer import ADAPTER
 from refs.threads import one_thread
 

@@ -27,7 +27,7 @@ from conformance.model.checkpoint import load
 from conformance.model.examine import examined
 from conformance.model.names import abbreviated, ranges
 from conformance.model.words import MOST, words
-from lite.checkpoint import START
+from lite.stored import START
 from refs import minilm
 
 QUICK = ("--variant", "ia3")

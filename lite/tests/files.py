@@ -11,6 +11,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 import lite
+from lite.files import DIGEST, digest
 from lite.tests import toys
 from lite.tests.toys import bits, net, snapshot, trained
 
@@ -45,6 +46,9 @@ def forge(file: Path, change: Callable[[dict[str, str], dict[str, Tensor]], None
     """Rewrite a file after `change` had its way with metadata and tensors."""
     metadata, tensors = read(file)
     change(metadata, tensors)
+    rest = {key: text for key, text in metadata.items() if key != DIGEST}
+    if DIGEST in metadata:  # otherwise every change would be refused for this alone
+        metadata[DIGEST] = digest(rest, tensors)
     save_file(tensors, file, metadata or None)
 
 

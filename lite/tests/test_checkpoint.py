@@ -110,8 +110,8 @@ def test_the_file_holds_the_adapters_tensors_and_nothing_else(configs, tmp_path)
     assert {name: value for name, value in tensors.items() if not name.endswith(".start")} == state
     assert sorted(name for name in tensors if name.endswith(".start")) == starts
     assert [name for name in starts if tensors[name] == tensors[name.removesuffix(".start")]] == []
-    assert sorted(metadata) == ["adapters", "format", "version"]
-    assert (metadata["format"], metadata["version"]) == ("lite-adapter", "1")
+    assert sorted(metadata) == ["adapters", "format", "sha256", "version"]
+    assert (metadata["format"], metadata["version"]) == ("lite-adapter", "2")
 
 
 @each_file

@@ -15,7 +15,7 @@ each_state = pytest.mark.parametrize("start", [net, attached_two], ids=["plain",
 
 @each_state
 def test_a_missing_file_is_named(start, tmp_path):
-    refused(start(), tmp_path / "gone", FileNotFoundError, f"there is no adapter file {re.escape(str(tmp_path / 'gone'))}")
+    refused(start(), tmp_path / "gone", FileNotFoundError, f"there is no file {re.escape(str(tmp_path / 'gone'))}")
     refused(start(), tmp_path, FileNotFoundError, re.escape(str(tmp_path)))
 
 

@@ -38,7 +38,7 @@ def test_writing_that_breaks_off_leaves_the_old_file(model, old, monkeypatch, er
         Path(file).write_bytes(b"half a ")
         raise error("planted")
 
-    monkeypatch.setattr("lite.checkpoint.save_file", broken)
+    monkeypatch.setattr("lite.files.save_file", broken)
     failed(model, old, error, "planted")
 
 
