@@ -32,7 +32,7 @@ class Calls:
     """Counts what happens in a folder, and lets the n-th call end as `kind` says; it has no end but the process's."""
 
     def __init__(self, folder: Path, kind: str, at: int | None) -> None:
-        self.folder, self.kind, self.at = str(folder.resolve()), kind, at
+        self.folder, self.kind, self.at = folder.resolve(), kind, at
         self.seen: list[str] = []
         self._fsync = os.fsync
         os.fsync = self.fsync
@@ -40,9 +40,9 @@ class Calls:
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event in WATCHED and isinstance(path := args[WATCHED[event]], str | bytes | os.PathLike):
-            path = os.path.realpath(os.fsdecode(path))
-            if path == self.folder or os.path.dirname(path) == self.folder:
-                self.call(f"{event} {os.path.basename(path) if path != self.folder else '.'}")
+            path = Path(os.fsdecode(path)).resolve()
+            if self.folder in (path, path.parent):
+                self.call(f"{event} {'.' if path == self.folder else path.name}")
 
     def fsync(self, fd: int) -> None:
         self.call(f"fsync {'.' if stat.S_ISDIR(os.fstat(fd).st_mode) else 'file'}")
@@ -71,7 +71,7 @@ def child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         os.write(writer, json.dumps(work()).encode())
         os._exit(0)
     os.close(writer)
-    with open(reader, "rb") as pipe:
+    with os.fdopen(reader, "rb") as pipe:
         told = pipe.read()
     status = os.waitpid(pid, 0)[1]
     return json.loads(told) if os.WIFEXITED(status) else {"signal": signal.Signals(os.WTERMSIG(status)).name}
