@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -26,15 +27,15 @@ SHAPE = {
     "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 1000,
 }  # fmt: skip
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-CONFIGS: dict[str, tuple[lite.Config, peft.PeftConfig]] = {
-    "lora": (lite.LoRAConfig(r=RANK), peft.LoraConfig(r=RANK, target_modules=LAYERS)),
-    "dora": (lite.DoRAConfig(r=RANK), peft.LoraConfig(r=RANK, target_modules=LAYERS, use_dora=True)),
-    "delora": (lite.DeLoRAConfig(r=RANK), peft.DeloraConfig(r=RANK, target_modules=LAYERS)),
-    "hra": (lite.HRAConfig(r=RANK), peft.HRAConfig(r=RANK, target_modules=LAYERS)),
-    "ia3": (lite.IA3Config(), peft.IA3Config(target_modules=LAYERS, feedforward_modules=[])),
-    "road": (lite.RoadConfig(), peft.RoadConfig(target_modules=LAYERS)),
-    "pissa": (lite.PiSSAConfig(r=RANK, niter=4), peft.LoraConfig(r=RANK, target_modules=LAYERS, init_lora_weights="pissa_niter_4")),
-    "olora": (lite.OLoRAConfig(r=RANK), peft.LoraConfig(r=RANK, target_modules=LAYERS, init_lora_weights="olora")),
+CONFIGS: dict[str, tuple[dict[str, Any], Any]] = {  # lite's options, and peft's config
+    "lora": ({"r": RANK}, peft.LoraConfig(r=RANK, target_modules=LAYERS)),
+    "dora": ({"r": RANK}, peft.LoraConfig(r=RANK, target_modules=LAYERS, use_dora=True)),
+    "delora": ({"r": RANK}, peft.DeloraConfig(r=RANK, target_modules=LAYERS)),
+    "hra": ({"r": RANK}, peft.HRAConfig(r=RANK, target_modules=LAYERS)),
+    "ia3": ({}, peft.IA3Config(target_modules=LAYERS, feedforward_modules=[])),
+    "road": ({}, peft.RoadConfig(target_modules=LAYERS)),
+    "pissa": ({"r": RANK, "niter": 4}, peft.LoraConfig(r=RANK, target_modules=LAYERS, init_lora_weights="pissa_niter_4")),
+    "olora": ({"r": RANK}, peft.LoraConfig(r=RANK, target_modules=LAYERS, init_lora_weights="olora")),
 }
 STEPS = ("attach", "save", "load")
 
@@ -76,17 +77,17 @@ def ours(config: lite.Config) -> Side:
     return Side(steps, lite.detach)
 
 
-def theirs(config: peft.PeftConfig) -> Side:
+def theirs(config: Any) -> Side:
     """peft's."""
 
     def save(model: nn.Module, folder: Path) -> nn.Module:
-        assert isinstance(model, peft.PeftModel)
-        model.save_pretrained(str(folder))
+        wrapped: Any = model
+        wrapped.save_pretrained(str(folder))
         return model
 
     def undo(model: nn.Module) -> nn.Module:
-        assert isinstance(model, peft.PeftModel)
-        base: nn.Module = model.unload()
+        wrapped: Any = model
+        base: nn.Module = wrapped.unload()
         vars(base).pop("peft_config", None)
         return base
 
@@ -116,8 +117,8 @@ def report(runs: int) -> None:
     )  # fmt: skip
     base, console = llama(), Console(file=sys.stderr)
     with one_thread(), contextlib.redirect_stderr(io.StringIO()):  # the libraries' own bars and warnings
-        for name, (own, other) in track(CONFIGS.items(), "attaching", console=console):
-            row, sides = [name], (theirs(other), ours(own))
+        for name, (own, config) in track(CONFIGS.items(), "attaching", console=console):
+            row, sides = [name], (theirs(config), ours(lite.VARIANTS[name].config(**own)))
             pairs = [[side.seconds(copy.deepcopy(base)) for side in sides] for _ in range(runs + 1)][1:]  # one to warm up
             for step in STEPS:
                 median = statistics.median(mine[step] for _, mine in pairs)
