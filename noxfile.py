@@ -59,9 +59,9 @@ def python(session: nox.Session, *arguments: str, codes: tuple[int, ...] = (0,),
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Verdict tables of all variants. `-- --variant lora`, `-- -k delora` narrow it, `-- -n 2` spreads it."""
+    """Verdict tables of all variants and of whole models. `-- --variant lora`, `-- -k delora` narrow it, `-- -n 2` spreads it."""
     install(session, "test")
-    python(session, "-m", "pytest", "conformance/suites", "-p", "no:randomly", *session.posargs)
+    python(session, "-m", "pytest", "conformance/suites", "conformance/whole", "-p", "no:randomly", *session.posargs)
 
 
 @nox.session
@@ -86,7 +86,7 @@ def lint(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
     install(session, "report")
-    python(session, "-m", "pytest", "conformance/suites", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
+    python(session, "-m", "pytest", "conformance/suites", "conformance/whole", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
     python(session, "-m", "conformance", "floor", codes=(0, 1))
     python(session, "-m", "conformance", "report", *session.posargs)
 

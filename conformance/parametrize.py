@@ -10,7 +10,7 @@ from conformance.jobs import Job, jobs
 from conformance.plugin import PROPERTY
 from conformance.suite import Suite
 from conformance.terminal import failure_table
-from conformance.verdict import Verdict, worst
+from conformance.verdict import Measurement, Verdict, worst
 
 
 def parametrized(suite: Suite, chosen: Sequence[Job] | None = None, *, name: str = "", folder: str = "") -> Callable[..., None]:
@@ -31,11 +31,16 @@ def parametrized(suite: Suite, chosen: Sequence[Job] | None = None, *, name: str
         if only and not measurements:
             pytest.skip(f"has no case {only}")
         record_property(PROPERTY, (about, place, [m.to_dict() for m in measurements]))
-        verdict = worst(measurements)
-        if verdict.is_red:
-            pytest.fail(failure_table(measurements, most=4), pytrace=False)
-        if verdict is Verdict.UNTESTED:
-            pytest.skip("; ".join(dict.fromkeys(m.reason for m in measurements if m.reason)))
+        conclude(measurements)
 
     made: Callable[..., None] = test
     return made
+
+
+def conclude(measurements: Sequence[Measurement]) -> None:
+    """End a test as its measurements say: red fails with both sides, untested skips with the reason."""
+    verdict = worst(measurements)
+    if verdict.is_red:
+        pytest.fail(failure_table(measurements, most=4), pytrace=False)
+    if verdict is Verdict.UNTESTED:
+        pytest.skip("; ".join(dict.fromkeys(m.reason for m in measurements if m.reason)))

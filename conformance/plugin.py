@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Of a test's report: (suite, place of the cell in it, measurements), all plain values, which xdist can carry.
 PROPERTY = "conformance cell"
+WHOLE = "whole models"  # the same: (check, place of the cell in it, number of its cells, measurements)
 Page = tuple[str, str]  # folder and name
 
 
@@ -105,15 +106,23 @@ class Collector:
         self.config = config
         self.cells: dict[Page, dict[int, list[Measurement]]] = {}  # page → place in its suite → measurements
         self.suites: dict[Page, Suite] = {}
+        self.whole: dict[str, dict[int, list[Measurement]]] = {}  # check → place of the cell → measurements
+        self.whole_sizes: dict[str, int] = {}
         self.written: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take them from the call's report, wherever the test ran."""
+        if report.when != "call":
+            return
         found: list[Any] = [value for name, value in report.user_properties if name == PROPERTY]
-        for suite, place, measurements in found if report.when == "call" else ():
+        for suite, place, measurements in found:
             page = (suite["folder"], suite["name"] or suite["variant"])
             self.suites[page] = suite
             self.cells.setdefault(page, {})[place] = [Measurement.from_dict(m) for m in measurements]
+        whole: list[Any] = [value for name, value in report.user_properties if name == WHOLE]
+        for check, place, size, measurements in whole:
+            self.whole_sizes[check] = size
+            self.whole.setdefault(check, {})[place] = [Measurement.from_dict(m) for m in measurements]
 
     def certificates(self) -> dict[Page, "Certificate"]:
         """One per variant or page, in the same order whatever order the tests ran in."""
@@ -131,7 +140,7 @@ class Collector:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write what was measured. A `--case` that no check had is a usage error, and so is a folder that cannot be written."""
         try:
-            self.written = list(self._write(self.certificates())) if self.cells else []
+            self.written = [*self._write(self.certificates()), *self._write_whole()]
         except OSError as error:
             self.written = [f"ERROR: measurements and pages were not written: {error}"]
         failed = self._unknown_case() or any(line.startswith("ERROR") for line in self.written)
@@ -143,11 +152,14 @@ class Collector:
         if unknown := self._unknown_case():
             terminalreporter.write_line(f"ERROR: no selected check has a case with id {unknown}", red=True)
         certificates = self.certificates()
-        if not certificates:
-            return
-        terminalreporter.section("verdicts")
+        if certificates or self.whole:
+            terminalreporter.section("verdicts")
         for certificate in certificates.values():
             terminalreporter.write_line(f"{certificate.table}\n")
+        for check, measurements in self._sheets():
+            from conformance.terminal import model_table
+
+            terminalreporter.write_line(f"{model_table(f'whole models: {check}', measurements)}\n")
         for line in self.written:
             terminalreporter.write_line(line, red=line.startswith("ERROR"))
 
@@ -168,6 +180,24 @@ class Collector:
             elif theirs:
                 yield f"{name}: no page of a narrowed run"
 
+    def _write_whole(self) -> Iterator[str]:
+        """Write what was measured of whole models."""
+        from conformance import run_folder
+        from conformance.whole import results
+
+        folder = Path(self.config.rootpath) / self._folder()
+        for check, measurements in self._sheets():
+            run_folder.prepare(folder)
+            complete = len(self.whole[check]) == self.whole_sizes[check]
+            results.write(folder, check, complete, run_folder.machine(), measurements)
+        if self.whole:
+            yield f"measurements of whole models: {folder / results.RUN}"
+
+    def _sheets(self) -> Iterator[tuple[str, list[Measurement]]]:
+        """Each check of whole models with its measurements, in the same order whatever order the tests ran in."""
+        for check, cells in sorted(self.whole.items()):
+            yield check, [m for _, measurements in sorted(cells.items()) for m in measurements]
+
     def _folder(self) -> str:
         """Where this project's measurements go: those of another release are not mixed with those that pages are made of."""
         asked: str | None = self.config.getoption("--conformance-dir")
@@ -176,4 +206,4 @@ class Collector:
 
     def _unknown_case(self) -> str | None:
         case: str | None = self.config.getoption("--case")
-        return None if self.cells else case
+        return None if self.cells or self.whole else case

@@ -11,6 +11,8 @@ from rich.table import Table
 from conformance.verdict import PAIR, Measurement, Verdict, cells, peak, rounded_up
 
 WIDTH = 132
+LINES = 12  # of a case with many failures, where not all cases are shown either
+WHOLE_MODEL = "whole model "  # before its name, the case of a check of whole models
 THIRD_PARTY = "third party "  # before the page's name, what a library's layer is called as a candidate
 
 
@@ -62,6 +64,17 @@ def short_unit(unit: str) -> str:
     return "×" if unit.startswith("×") else unit
 
 
+def model_table(title: str, measurements: Sequence[Measurement]) -> str:
+    """Rows are variants, columns are whole models: the verdict and its worst error."""
+    models = list(dict.fromkeys(m.case_id for m in measurements))
+    table = _columns("variant", *models)
+    notes: list[str] = []
+    for variant in dict.fromkeys(m.variant for m in measurements):
+        own = {model: [m for m in measurements if (m.variant, m.case_id) == (variant, model)] for model in models}
+        table.add_row(variant, *(cell_text(own[m], own[m][0].check, own[m][0].reference, cells(own[m]), notes) if own[m] else "" for m in models))
+    return "\n".join([title, rendered(table), *(f"  [{number}] {note}" for number, note in enumerate(notes, 1))])
+
+
 def measurement_table(measurements: Sequence[Measurement]) -> str:
     """Every measurement with its error and bound, case by case."""
     grouped: dict[str, list[Measurement]] = defaultdict(list)
@@ -91,8 +104,11 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
     parts = [f"{first.variant}: {first.check} of {first.candidate} against {first.reference.split(PAIR)[-1]}"]
     for case, failing in list(red.items())[:most]:
         table = _columns("what", "got", "should be")
-        for m in failing:
+        shown = failing if most is None else failing[:LINES]
+        for m in shown:
             table.add_row(m.what, m.got or m.verdict, m.should)
+        if len(shown) < len(failing):
+            table.add_row(f"… and {len(failing) - len(shown)} more")
         parts += [case, rendered(table), f"again: {reproduce(failing[0])}\n"]
     if most is not None and len(red) > most:
         parts.append(f"… and {len(red) - most} more cases; all are among the measurements")
@@ -101,6 +117,8 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
 
 def reproduce(m: Measurement) -> str:
     """The one command that makes this measurement again."""
+    if m.case.startswith(WHOLE_MODEL):
+        return f'python -m pytest conformance/whole -k "{test_name(m.check)}[{m.variant}-{m.case_id}]"'
     generated = m.check == "shape sweep"  # no grid has such a case: it is told in full
     name = m.case if generated else m.case_id
     if m.candidate == "yours":
@@ -111,6 +129,11 @@ def reproduce(m: Measurement) -> str:
         return f'python -m conformance third-party {m.candidate.removeprefix(THIRD_PARTY)} --check "{m.check}"{case}'
     id_ = f"{m.variant}/{cell_id(m.reference, m.check)}" + (f"/{name}" if name else "")
     return f'python -m conformance reproduce "{id_}"'
+
+
+def test_name(check: str) -> str:
+    """The test function of a check of whole models."""
+    return f"test_{check}".replace(" ", "_")
 
 
 def cell_id(reference: str, check: str) -> str:

@@ -27,6 +27,7 @@ class Verdict(StrEnum):
 
 ORDER = list(Verdict)
 PAIR = " – "  # between two references that are compared with each other
+GROUP = ": "  # between what belongs together of a whole model, and the one quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,7 @@ class PeftLayer:
         layer.to(case.torch_dtype)
         shapes = self.formula.shapes(case, problem.weight)
         entries = {name: entry for name, entry in parse(self.map).items() if name in shapes}
-        tensors = _tensors(layer, {entry.name for entry in entries.values()})
+        tensors = tensors_of(layer, {entry.name for entry in entries.values()})
         for entry in entries.values():  # some resets make float32 tensors whatever the base
             tensors[entry.name].data = tensors[entry.name].data.to(as_dtype(case.adapter_dtype or case.dtype))
         if self.formula.residual:
@@ -119,7 +119,7 @@ class PeftLayer:
         return arguments
 
 
-def _tensors(layer: nn.Module, mapped: set[str]) -> dict[str, Tensor]:
+def tensors_of(layer: nn.Module, mapped: set[str]) -> dict[str, Tensor]:
     """A layer's tensors under the names of peft's checkpoint: without the adapter's name, and `weight` dropped where peft does."""
     found = {}
     for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:

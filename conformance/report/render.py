@@ -9,12 +9,14 @@ from conformance.drift import results as drift_results
 from conformance.drift.releases import RELEASES
 from conformance.drift.results import Drift
 from conformance.policy import RATIO
-from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, third_party, upstream
+from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, third_party, upstream, whole
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
 from conformance.suite_of import suite_of
 from conformance.variants import known
+from conformance.whole import results as whole_results
+from conformance.whole.results import Sheet
 from refs.threads import one_thread
 
 START, END = "<!-- verdicts -->", "<!-- /verdicts -->"
@@ -32,8 +34,8 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
-    Search, drift and third parties have their own data beside their pages: they are replaced if the run's folder holds a whole search of all
-    variants, a run over all releases, a third party's certificate.
+    Search, drift, third parties and whole models have their own data beside their pages: they are replaced if the run's folder holds a whole search of all
+    variants, a run over all releases, a third party's certificate, a check on all models.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
     pages = _pages(*_full(run), root, run)
@@ -48,7 +50,7 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. A run says nothing about search, drift and third parties: their pages have to be those of their
+    machine; plots are not compared. A run says nothing about search, drift, third parties and whole models: their pages have to be those of their
     committed data.
     Raises as `render` does.
     """
@@ -74,15 +76,15 @@ def check(run: Path, root: Path) -> list[str]:
 def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: Path | None) -> dict[Path, str]:
     """Everything that is rendered; the history is the committed one, continued.
 
-    run: where new data of the search, of drift and of third parties may be; without them those that are committed stay.
+    run: where new data of the search, of drift, of third parties and of whole models may be; without them those that are committed stay.
     """
     reports, readme = root / "reports", root / "README.md"
-    search, releases = _searched(run, reports), _releases(run, reports)
+    search, releases, sheets = _searched(run, reports), _releases(run, reports), whole_results.current(run, reports)
     past = history.continued(_text(reports / HISTORY), summaries)
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
-        reports / "README.md": _index(summaries, past, machine, search, releases),
+        reports / "README.md": _index(summaries, past, machine, search, releases, sheets),
         reports / UPSTREAM: upstream.page(),
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
@@ -93,6 +95,9 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: P
         pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
     if releases:
         pages |= {reports / "drift.md": drift.page(releases), reports / drift_results.FILE: drift_results.to_json(releases)}
+    if sheets:
+        pages |= {reports / name: text for name, text in whole.pages(sheets).items()}
+        pages[reports / whole_results.FILE] = whole_results.to_json(sheets)
     for summary in summaries:
         with one_thread():
             pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary, machine)
@@ -170,7 +175,7 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
     return re.sub(f"{START}.*{END}", lambda _: f"{START}\n{table(header, rows)}\n{END}", readme, flags=re.DOTALL)
 
 
-def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None, releases: Drift | None) -> str:
+def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None, releases: Drift | None, sheets: dict[str, Sheet]) -> str:
     rows = [
         [
             f"[{s.variant}]({s.variant}.md)",
@@ -205,6 +210,7 @@ def _index(summaries: list[Summary], past: str, machine: dict[str, str], search:
         f"{', '.join(f'[{title}]({page})' for title, page in BESIDE.items())}.",
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
+        *whole.lines(sheets),
         f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,0 +1,41 @@
+"""Variant × model in markdown: what the pages of whole models are made of."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from conformance.report.markdown import table
+from conformance.verdict import ORDER, Verdict, rounded_up
+from conformance.whole.results import Row
+
+
+def grid(rows: Iterable[Row], notes: list[str], column: Callable[[Row], str] = lambda row: row.model) -> str:
+    """Verdict and largest error, one line a variant; columns are models, or whatever is said. notes: get the reasons behind its numbers."""
+    everything = list(rows)
+    columns = list(dict.fromkeys(map(column, everything)))
+    lines = [
+        [variant, *(cell([row for row in everything if (row.variant, column(row)) == (variant, name)], notes) for name in columns)]
+        for variant in dict.fromkeys(row.variant for row in everything)
+    ]
+    return table(["variant", *columns], lines)
+
+
+def cell(rows: Sequence[Row], notes: list[str]) -> str:
+    """The worst verdict of some groups, and the error that is closest to its bound; "not asked" where there are none."""
+    if not rows:
+        return "not asked"
+    verdict = worst_of(rows)
+    telling = [row.shown for row in rows if row.verdict is verdict]
+    shown = max(telling, key=lambda m: m.ratio)
+    words = [str(verdict)]
+    if shown.unit and shown.error > 0:
+        words.append(f"≤ {rounded_up(shown.error)} {'×' if shown.unit.startswith('×') else shown.unit}")
+    for reason in dict.fromkeys(m.reason for m in telling if m.reason):
+        if reason not in notes:
+            notes.append(reason)
+        words.append(f"[{notes.index(reason) + 1}]")
+    return " ".join(words)
+
+
+def worst_of(rows: Sequence[Row]) -> Verdict:
+    """The worst of those that apply."""
+    counted = [row.verdict for row in rows if row.verdict is not Verdict.NOT_APPLICABLE]
+    return max(counted or [Verdict.NOT_APPLICABLE], key=ORDER.index)

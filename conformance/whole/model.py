@@ -1,0 +1,179 @@
+"""The check "model": targets, outputs, loss and every gradient of lite beside peft, in both modes; checkpointing; compilation."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conformance import policy
+from conformance.whole import sides
+from conformance.whole.cell import Cell, Record
+from conformance.whole.sides import Side
+from refs.models import MODELS, Model
+from refs.wide import Wide
+
+CHECK = "model"
+DROPOUT = 0.1
+DRAWS = 4
+COMPILED_ALL = "llama"  # every variant is compiled here, LoRA everywhere
+LEAST, MOST = 1e-2, 10.0  # by how much an adapter has to move the output, relative, for the case to see anything
+
+Trace = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Both sides with the same numbers, away from the start."""
+
+    model: Model
+    lite: Side
+    peft: Side
+    effect: float
+
+
+def pair(variant: str, model: Model, dtype: torch.dtype = torch.float64, dropout: float = 0.0) -> Pair:
+    """lite and peft, moved. dropout: in train mode, of the base and of adapters that have it."""
+    lite_ = sides.attach(variant, model, model.fresh(dtype, dropout=dropout), dropout)
+    peft_ = sides.wrap(variant, model, model.fresh(dtype, dropout=dropout), lite_, dropout)
+    plain = _output(model, model.fresh(dtype), model.batch())
+
+    def moves() -> float:
+        return policy.distance(_output(model, peft_.module, model.batch()), plain)
+
+    sides.perturb(variant, model, lite_, peft_, moves)
+    return Pair(model, lite_, peft_, moves())
+
+
+@torch.no_grad()
+def _output(model: Model, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    return list(model.outputs(module, batch).values())[-1]
+
+
+def trace(model: Model, side: Side, mode: str, *, call: Any = None) -> Trace:
+    """Loss, output and the gradient of every trainable. call: the module, compiled."""
+    side.module.train(mode == "train")
+    side.module.zero_grad(set_to_none=True)
+    torch.manual_seed(0)
+    returned = model.outputs(side.module if call is None else call, model.batch())
+    returned["loss"].backward()  # type: ignore[no-untyped-call]
+    found = {name: value.detach().clone() for name, value in returned.items()}
+    return found | {f"gradient of {name}": side.gradient(name) for name in side.trainable}
+
+
+def measured(model: Model, record: Record) -> None:
+    """One cell."""
+    if reason := model.missing():
+        return record.untested("run", reason)
+    if sides.reference_of(record.variant) is None:
+        return record.not_applicable("run", "peft has no such method")
+    if reason := sides.refusal(record.variant, model):
+        return record.not_applicable("run", f"peft refuses: {reason}")
+    both = pair(record.variant, model, dropout=DROPOUT)
+    _targets(record, both)
+    _function(record, both, "train")
+    truth, kappa = _function(record, both, "eval")
+    both.lite.module.float()
+    _checkpointing(record, model, both.lite)
+    if model.name == COMPILED_ALL or record.variant == "lora":
+        compiled(record, model, both.lite, kappa, truth, "aot_eager")
+    return None
+
+
+def _targets(record: Record, both: Pair) -> None:
+    wanted = {name for ends in sides.placement(record.variant, both.model).values() for name in both.model.named(both.model.fresh(torch.float32), ends)}
+    record.expect("targets", "layers of lite", _some(sides.targets(both.lite), wanted), _some(wanted, sides.targets(both.lite)))
+    if not sides.other_start(record.variant):
+        record.expect("targets", "layers", _some(sides.targets(both.lite), sides.targets(both.peft)), _some(sides.targets(both.peft), sides.targets(both.lite)))
+    trained = {name for name, tensor in both.lite.tensors.items() if tensor.requires_grad}
+    there = {name for name, tensor in both.peft.tensors.items() if tensor.requires_grad}
+    record.expect("targets", "trained tensors", _some(trained, there), _some(there, trained))
+    for name, side in (("lite", both.lite), ("peft", both.peft)):
+        more = [name for name, parameter in side.strangers().items() if parameter.requires_grad]
+        record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
+
+
+def _some(names: set[str], others: set[str]) -> str:
+    """How many, and which of them the other side has not."""
+    more = sorted(names - others)
+    return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
+
+
+def _function(record: Record, both: Pair, mode: str) -> tuple[Trace, dict[str, float]]:
+    """lite beside peft in float64. Returns lite's trace, and κ."""
+    model = both.model
+    with Wide():
+        truth, got = trace(model, both.peft, mode), trace(model, both.lite, mode)
+        kappa = sensitivity(model, both.peft, mode, truth)
+    touched = [name for name, parameter in both.lite.strangers().items() if parameter.grad is not None]
+    record.expect("base", f"gradients in {mode} mode", ", ".join(touched[:4]) or "none", "none")
+    if not LEAST <= both.effect <= MOST:
+        record.untested(mode, f"the adapter moves the output by {both.effect:.1g} of its norm")
+    if dead := [name for name, value in truth.items() if not value.any()]:
+        record.untested(mode, f"without effect in peft: {', '.join(dead)}")
+    for name, value in truth.items():
+        record.judge(mode, name, policy.same_function(got[name], value, n=longest(both), kappa=kappa[name]))
+    return got, kappa
+
+
+def longest(both: Pair) -> int:
+    """n of the bound: of the longest sum. That layers follow one another is in κ, for which every number of every layer is moved."""
+    widths = [width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)]
+    return max(*widths, both.model.batch()["input_ids"].numel())
+
+
+def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, float]:
+    """κ of everything in a trace: its largest relative change, in u32, when every number of the model moves by one rounding; at least 1."""
+    kappa = dict.fromkeys(truth, 1.0)
+    for draw in range(DRAWS):
+        with sides.jittered(side.module, draw):
+            drawn = trace(model, side, mode)
+        for name, value in drawn.items():
+            kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
+    return kappa
+
+
+def _checkpointing(record: Record, model: Model, side: Side) -> None:
+    """Activations that are computed again while going back: the same bits, dropout included."""
+    plain, before = _counted(model, side)
+    module: Any = side.module
+    word = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"  # transformers 5's name, and the older
+    getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    again, after = _counted(model, side)
+    getattr(module, f"{word}_checkpointing_disable")()
+    if after != 2 * before:
+        return record.untested("checkpointing", f"an adapted layer is called {after} times, without it {before} times")
+    for name, value in plain.items():
+        record.judge("checkpointing", name, policy.same_bits(again[name], value))
+    return None
+
+
+def _counted(model: Model, side: Side) -> tuple[Trace, int]:
+    """A trace in train mode, and how often the first adapted layer was called."""
+    calls: list[nn.Module] = []
+    first = side.module.get_submodule(min(sides.targets(side)))
+    handle = first.register_forward_pre_hook(lambda module, args: calls.append(module))
+    try:
+        return trace(model, side, "train"), len(calls)
+    finally:
+        handle.remove()
+
+
+def compiled(record: Record, model: Model, side: Side, kappa: Mapping[str, float], truth: Trace, backend: str) -> None:
+    """The compiled model in float32 beside the same model as it is. truth: its trace in float64."""
+    plain = trace(model, side, "eval")
+    torch.compiler.reset()
+    got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
+    for name, value in plain.items():
+        record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name]))
+
+
+def cells(variants: list[str]) -> list[Cell]:
+    """Every variant on every model."""
+
+    def cell(variant: str, model: Model) -> Cell:
+        return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
+
+    return [cell(variant, model) for variant in variants for model in MODELS.values()]

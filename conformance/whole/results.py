@@ -1,0 +1,114 @@
+"""What the checks of whole models came to: a run's own in its folder, the committed ones, shortened, beside their pages."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.verdict import GROUP, Measurement, Verdict, peak, worst
+
+RUN, FILE = "whole.jsonl", "whole.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group of a cell's measurements. shown: the one that is closest to its bound, or beyond."""
+
+    variant: str
+    model: str
+    group: str
+    verdict: Verdict
+    count: int
+    shown: Measurement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; of the measurement only what is not empty."""
+        shown = {name: value for name, value in self.shown.to_dict().items() if value not in ("", 0.0, True)}
+        return {"group": self.group, "verdict": str(self.verdict), "count": self.count, "shown": shown}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Row":
+        """Read `to_dict` back."""
+        shown = Measurement.from_dict(values["shown"])
+        return cls(shown.variant, shown.case_id, values["group"], Verdict(values["verdict"]), values["count"], shown)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One check on all models. complete: whether all of its cells ran."""
+
+    check: str
+    complete: bool
+    machine: dict[str, str]
+    rows: tuple[Row, ...]
+
+    def cell(self, variant: str, model: str) -> tuple[Row, ...]:
+        """What was measured there."""
+        return tuple(row for row in self.rows if (row.variant, row.model) == (variant, model))
+
+
+def summed_up(measurements: Iterable[Measurement]) -> tuple[Row, ...]:
+    """A row for each group of each cell, in their order."""
+    grouped: dict[tuple[str, str, str], list[Measurement]] = {}
+    for m in measurements:
+        grouped.setdefault((m.variant, m.case_id, m.what.partition(GROUP)[0]), []).append(m)
+    return tuple(Row(*place, worst(own), len(own), peak(own)) for place, own in grouped.items())
+
+
+def write(folder: Path, check: str, complete: bool, machine: dict[str, str], measurements: Sequence[Measurement]) -> None:
+    """Put a check's measurements into a run's folder, in the place of older ones of the same check; OSError if it cannot be written."""
+    line = {"check": check, "complete": complete, "machine": machine, "measurements": [m.to_dict() for m in measurements]}
+    try:
+        others = [old for old in _lines(folder) if old["check"] != check]
+    except (ValueError, KeyError, TypeError):
+        others = []  # a damaged file is made anew
+    lines = sorted([*others, line], key=lambda entry: str(entry["check"]))
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines)
+    (folder / RUN).write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_run(folder: Path) -> dict[str, Sheet]:
+    """Check → what a run measured; empty without a run, ValueError if it is damaged."""
+    try:
+        return {
+            line["check"]: Sheet(
+                line["check"], line["complete"], line["machine"], summed_up(map(Measurement.from_dict, line["measurements"]))
+            )
+            for line in _lines(folder)
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / RUN} is damaged ({error}); make it again with: nox -s conformance") from error
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / RUN
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
+
+
+def to_json(sheets: dict[str, Sheet]) -> str:
+    """The text of `whole.json`."""
+    told = {
+        check: {"machine": sheet.machine, "rows": [row.to_dict() for row in sheet.rows]} for check, sheet in sorted(sheets.items())
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+
+
+def read(reports: Path) -> dict[str, Sheet]:
+    """Check → what is committed; empty if there is nothing, ValueError if it is damaged."""
+    path = reports / FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            check: Sheet(check, True, told["machine"], tuple(map(Row.from_dict, told["rows"]))) for check, told in values.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); render it again with: nox -s report") from error
+
+
+def current(run: Path | None, reports: Path) -> dict[str, Sheet]:
+    """The complete sheets of a run, and the committed ones of all other checks."""
+    new = {check: sheet for check, sheet in (read_run(run) if run else {}).items() if sheet.complete}
+    return dict(sorted((read(reports) | new).items()))
