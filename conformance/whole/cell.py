@@ -39,6 +39,10 @@ class Record:
         sides = {} if same else {"got": str(got), "should": str(should)}
         self._add(Verdict.IDENTICAL if same else Verdict.FAILS, group, what, **sides)
 
+    def diverges(self, group: str, what: str, reason: str) -> None:
+        """Add a documented difference that was verified to be there."""
+        self._add(Verdict.DIVERGES, group, what, reason=reason)
+
     def not_applicable(self, group: str, reason: str) -> None:
         """Add why something cannot be asked."""
         self._add(Verdict.NOT_APPLICABLE, group, "", reason=reason)

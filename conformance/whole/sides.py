@@ -24,7 +24,11 @@ from refs.numbers import normal, signs
 from refs.peft_layer import PeftLayer, tensors_of
 
 RANK, ALPHA = 4, 6.0
-OPTIONS: dict[str, dict[str, Any]] = {"road": {"group_size": 8}}  # where a default does not fit small layers
+OPTIONS: dict[str, dict[str, Any]] = {
+    "road": {"group_size": 8},
+    "antipasto_arrow": {"block": 2},
+    "antipasto_dplr": {"lora_rank": 2},
+}  # where a default does not fit small layers
 PREFIX = "base_model.model."  # peft's, before a name of the base
 SHARED, NOWHERE = "tinylora_v", Entry("")  # TinyLoRA keeps the numbers of all layers in one place, in their order
 REFUSED = re.compile(r"not supported|only support", re.IGNORECASE)
@@ -248,7 +252,9 @@ def _moved(variant: str, model: Model, side: Side, start: Mapping[str, Tensor], 
     for adapter in attachment(side.module).adapters:
         layer = adapter.layer.name
         own = {name: start[f"{layer}.{name}"].double() for name in adapter.parameters}
-        noise = {name: normal("whole noise", variant, model.name, layer, name, shape=tuple(value.shape)) for name, value in own.items()}
+        noise = {
+            name: normal("whole noise", variant, model.name, layer, name, shape=tuple(value.shape)) for name, value in own.items()
+        }
         formula = suite_of(adapter.variant.name).formula
         moved = formula.moved(asked(adapter.variant.name), own, noise, strength)
         values |= {f"{layer}.{name}": value.float().to(start[f"{layer}.{name}"].dtype) for name, value in moved.items()}
