@@ -1,10 +1,13 @@
-"""Minimal adapter methods: `attach` one or several to a model, train, `save`, `load`, `detach`.
+"""Minimal adapter methods: `attach` one or several to a model, train, `save`, `load`, `merge` or `detach`; `export_peft` and `load_peft` cross into peft.
 
 Every method is one file in `lite/variants/`, short enough to read beside its paper.
 """
 
 from lite.checkpoint import load, save
 from lite.config import Config
+from lite.merging import merge
+from lite.peft_export import export_peft
+from lite.peft_load import load_peft
 from lite.runtime import attach, detach
 from lite.steering import steer
 from lite.variant import VARIANTS, Variant
@@ -55,7 +58,10 @@ __all__ = [
     "Variant",
     "attach",
     "detach",
+    "export_peft",
     "load",
+    "load_peft",
+    "merge",
     "save",
     "steer",
 ]

@@ -61,31 +61,30 @@ class Reader:
     @property
     def statistics(self) -> Statistics:
         """What was accumulated of its input."""
-        assert self.leader is not None
-        assert self.leader.made is not None
-        return self.leader.made
+        made = self.leader.made if self.leader else self.made
+        assert made is not None
+        return made
 
     def read(self, x: Tensor, calls: "_Calls", masks: "_Masks") -> None:
         """Add what the layer is about to receive."""
         before = calls.before(self, x)
-        if self.leader is None:
-            shared = [reader for reader in before if reader.statistics.of_input_alone]
-            self.leader = shared[0] if shared else self
-            if self.leader is self:
+        if self.leader is None and self.made is None:
+            self.leader = next((reader for reader in before if reader.statistics.of_input_alone), None)
+            if self.leader is None:
                 make = variant_of(self.config).statistics
                 assert make is not None
                 try:
                     self.made = make(self.config, self.layer)
                 except ValueError as error:
                     raise ValueError(f"{self.layer.title}: {error}") from error
-        if self.leader is not self and self.leader not in before:  # who only comes to share a tensor later keeps its own account
+        if self.leader is not None and self.leader not in before:  # who only comes to share a tensor later keeps its own account
             raise ValueError(
                 f"batch {masks.batch}: {self.layer.title} shared its input with {self.leader.layer.title} before, but now it received "
                 f"another tensor or was called first; attach them by two configs"
             )
         rows = masks.select(x, self.layer, uses_labels=self.statistics.uses_label_mask)
         self.tokens += len(rows)
-        if self.leader is not self or len(rows) == 0:
+        if self.leader is not None or len(rows) == 0:
             return
         if not torch.isfinite(rows).all():
             raise ValueError(f"batch {masks.batch}: {self.layer.title} received values that are not finite")

@@ -38,8 +38,13 @@ def load(model: nn.Module, file: PathLike) -> nn.Module:
     """
     metadata, tensors = files.read_tensors(file)
     _check_format(file, metadata)
-    ready = stored.prepared(model, file, stored.groups(file, metadata.get("adapters", "null")), tensors)
-    files.check_digest(file, metadata, tensors)  # last: whatever else is wrong says more
+    groups = stored.groups(file, metadata.get("adapters", "null"))
+    try:
+        ready = stored.prepared(model, file, groups, tensors)
+    except RuntimeError:
+        files.check_digest(file, metadata, tensors)  # it may not be the model that is another one
+        raise
+    files.check_digest(file, metadata, tensors)  # last: whatever is wrong with a whole file says more
     stored.put(model, ready)
     return model
 

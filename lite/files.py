@@ -64,7 +64,7 @@ def read_tensors(file: PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
     content = Path(file).read_bytes()  # once: `safe_open` opens the path twice, and it may be replaced in between
     try:
         tensors = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise ValueError(f"{file} is no complete safetensors file: {error}") from error
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return header.get("__metadata__") or {}, tensors

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from lite.layers import Layer, targets
 from lite.variant import Statistics, variant_of
 
 ATTACHMENT = "_lite_attachment"
+MERGED: WeakSet[nn.Module] = WeakSet()  # models whose adapters are in their weights, to tell their users so
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     adapters, left_out = resolve(adapters, statistics)
     planned = []
     for adapter in tqdm(adapters, desc="attach", unit="layer", delay=PROGRESS_AFTER):
-        tensors = adapter.initial(statistics.get(adapter.layer.name))
+        tensors = adapter.initial(statistics.pop(adapter.layer.name, None))  # nobody else's: it may be large
         planned.append(Planned(adapter, tensors, tensors))
     commit(model, configs, planned, left_out)
     return model
@@ -113,9 +115,13 @@ def resolve(adapters: Sequence[Adapter], statistics: Mapping[str, Statistics]) -
 def detach(model: nn.Module) -> nn.Module:
     """Undo `attach`: the model is bit for bit what it was, `requires_grad` included. Returns the model.
 
-    Raises RuntimeError if nothing is attached.
+    Raises RuntimeError if nothing is attached, or what was is merged.
     """
     attachment = attached(model)
+    if attachment is None and model in MERGED:
+        raise RuntimeError(
+            "nothing is attached to this model: its adapters were merged into its weights, which stay; load the base again"
+        )
     if attachment is None:
         raise RuntimeError("nothing is attached to this model; call lite.attach first")
     undo(model, attachment)
@@ -203,6 +209,7 @@ def commit(model: nn.Module, configs: Sequence[Config], planned: Sequence[Planne
             attachment.handles.append(adapter.hook())
         for module in model.modules():
             setattr(module, ATTACHMENT, attachment)
+        MERGED.discard(model)
     except BaseException:
         undo(model, attachment)
         raise

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -202,7 +202,7 @@ def _check_base(file: PathLike, adapters: Sequence[Adapter], saved: Mapping[str,
     names = {adapter.layer.name for adapter in adapters}
     if names != saved.keys():
         raise ValueError(
-            f"{file} belongs to another model: only in the file {_some(saved.keys() - names)}, only in the model {_some(names - saved.keys())}"
+            f"{file} belongs to another model: only in the file {some(saved.keys() - names)}, only in the model {some(names - saved.keys())}"
         )
     for adapter in adapters:
         layer = adapter.layer
@@ -226,8 +226,8 @@ def _fitting(file: PathLike, adapters: Sequence[Adapter], tensors: Mapping[str, 
     needed = {full_name(adapter.layer, name): shape for adapter in adapters for name, shape in _stored(adapter).items()}
     if needed.keys() != tensors.keys():
         raise ValueError(
-            f"{file} holds other tensors than its config needs: missing {_some(needed.keys() - tensors.keys())}, "
-            f"extra {_some(tensors.keys() - needed.keys())}"
+            f"{file} holds other tensors than its config needs: missing {some(needed.keys() - tensors.keys())}, "
+            f"extra {some(tensors.keys() - needed.keys())}"
         )
     for name, shape in needed.items():
         if tuple(tensors[name].shape) != shape or not tensors[name].is_floating_point():
@@ -246,7 +246,7 @@ def _fitting(file: PathLike, adapters: Sequence[Adapter], tensors: Mapping[str, 
     return [Planned(a, values(a), values(a, START) if a.variant.residual else {}) for a in adapters]
 
 
-def _some(names: set[str]) -> str:
+def some(names: Iterable[str]) -> str:
     """A few names, for a message."""
     listed = sorted(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "") if listed else "none"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lite.config import Config
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 
 Shapes = dict[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
@@ -66,6 +67,7 @@ class Variant:
     fits: (config, layer) → what is wrong with this size of layer for these options, or None.
     reads_weight: needs W as floating-point numbers, so quantised layers are refused.
     peft: canonical name → what peft's checkpoint calls the tensor (see `refs.maps` for the notation).
+    peft_form: how peft stores the method, or None if it has no such method.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Variant:
     fits: Callable[[Any, Layer], str | None] = fits_anything
     reads_weight: bool
     peft: dict[str, Any]
+    peft_form: PeftForm | None = None
 
     def takes_data(self, config: Config) -> bool:
         """Whether it starts from data under these options, or may."""

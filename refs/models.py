@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Model:
     feed_forward: tuple[str, ...]
     wide: tuple[str, ...] = ()  # of `layers`, those with more than 1,000 inputs
     labelled: bool = True  # whether the model computes a loss from labels
+    blocks: int | None = None  # fewer of them than it has
 
     def missing(self) -> str | None:
         """Why it cannot be built here: there is text in MiniLM's package only."""
@@ -48,7 +49,7 @@ class Model:
 
         dropout: of the model's own, in train mode. blocks: fewer of them, for what only has to be there.
         """
-        return copy.deepcopy(_built(self, dropout, blocks)).to(dtype)
+        return copy.deepcopy(_built(self, dropout, blocks or self.blocks)).to(dtype)
 
     def batch(self, sentences: tuple[str, ...] = minilm.SENTENCES) -> dict[str, Tensor]:
         """A padded batch with its mask; labels where the model takes them, none on padding."""
@@ -157,6 +158,9 @@ MODELS = {
         ),
     )
 }  # fmt: skip
+
+# For what looks at layers, and would only take longer in six blocks.
+SHORT = {name: model if model.arguments else replace(model, blocks=1) for name, model in MODELS.items()}
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,6 +17,8 @@ Sources: Yuan et al. 2023 (arXiv:2312.05821) §3; hahnyuan/ASVD4LLM 8630427 `act
 `modules/svd_linear.py` (`SVDLinear.from_linear`); iboing/CorDA baffb03 `cordalib/decomposition.py` (`decompose_to_adapter`).
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,10 @@ def residual(config: ASVDConfig, weight: Tensor, t: Tensors) -> Tensor:
     return pissa.residual(config, weight, t) if config.residual else torch.zeros_like(weight)
 
 
+def unable(config: ASVDConfig) -> str | None:
+    return None if config.residual else "cannot leave the rest of the weight away (residual=False)"
+
+
 ASVD = register(
     Variant(
         name="asvd",
@@ -102,5 +108,6 @@ ASVD = register(
         fits=rank_fits,
         reads_weight=True,
         peft=lora.LORA.peft,
+        peft_form=dataclasses.replace(pissa.PEFT, told_by={"init_lora_weights": ()}, unable=unable),
     )
 )

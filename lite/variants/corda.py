@@ -15,6 +15,8 @@ Sources: Yang et al. 2024 (arXiv:2406.05223) §3; peft `tuners/lora/corda.py` (`
 iboing/CorDA baffb03 `cordalib/act_aware_utils.py` (`calib_cov_distribution`), `cordalib/decomposition.py` (`decompose_to_adapter`).
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -104,5 +106,8 @@ CORDA = register(
         fits=rank_fits,
         reads_weight=True,
         peft=lora.LORA.peft,
+        peft_form=dataclasses.replace(
+            pissa.PEFT, told_by={"init_lora_weights": ()}
+        ),  # what was taken out is not in peft's own folder
     )
 )

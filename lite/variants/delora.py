@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lite.config import Config, one_of, option, options, positive, positive_int, probability
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 MIN_NORM = 1e-4  # peft's clamp; the gradient through a clamped norm is zero
@@ -87,5 +88,11 @@ DELORA = register(
             "lora_lambda": {"name": "delora_lambda", "shape": (1,)},
             "lora_wnorm": "delora_w_norm",
         },
+        peft_form=PeftForm(
+            type="DELORA",
+            options={"r": "r", "lambda0": "delora_lambda", "dropout": "module_dropout"},
+            start={"init": ("init_weights", {"zero": True, "kaiming": False})},
+            per_layer={"r": "rank_pattern", "delora_lambda": "lambda_pattern"},
+        ),
     )
 )

@@ -10,6 +10,8 @@ Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/d
 forks of peft, NVlabs/DoRA `tuners/dora.py` (`Linear.forward`).
 """
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,6 +62,17 @@ def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
     return y + (gain - 1) * base + gain * F.linear(F.linear(dropped, A) * s, B)
 
 
+def switched_on(config: DoRAConfig) -> dict[str, bool]:
+    return {"use_dora": True}
+
+
+PEFT = dataclasses.replace(
+    lora.PEFT,
+    options={"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"},
+    told_by={"init_lora_weights": (True, False, "gaussian"), "use_dora": (True,)},
+    written=switched_on,
+)
+
 DORA = register(
     Variant(
         name="dora",
@@ -69,5 +82,6 @@ DORA = register(
         forward=forward,
         reads_weight=True,
         peft={"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_m": "lora_magnitude_vector"},
+        peft_form=PEFT,
     )
 )

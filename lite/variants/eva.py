@@ -45,6 +45,11 @@ class EVAConfig(lora.BiasedConfig):
     whiten: bool = option(False, flag)
 
 
+def most(config: EVAConfig, layer: Layer) -> int:
+    """How many components a layer can get."""
+    return min(round(config.rho * config.r), layer.d_in)
+
+
 class Spread:
     """Mean and centred scatter of a layer's inputs, in float64: d_in² numbers."""
 
@@ -52,7 +57,7 @@ class Spread:
     of_input_alone = True
 
     def __init__(self, config: EVAConfig, layer: Layer) -> None:
-        self.count = 0
+        self.count, self.most = 0, most(config, layer)
         self.mean = torch.zeros(layer.d_in, dtype=torch.float64, device=layer.weight.device)
         self.scatter = torch.zeros(layer.d_in, layer.d_in, dtype=torch.float64, device=layer.weight.device)
         self.components: tuple[Tensor, Tensor] | None = None
@@ -70,10 +75,10 @@ class Spread:
             raise ValueError(f"values up to {float(x.abs().max()):g} overflow when squared")
 
     def principal(self) -> tuple[Tensor, Tensor]:
-        """Singular values of the centred inputs, largest first, and their directions (d_in, d_in) as rows, the largest entry of each positive."""
+        """Singular values of the centred inputs, largest first, and the directions that may be asked for, (most, d_in), the largest entry of each positive."""
         if self.components is None:
             values, vectors = torch.linalg.eigh(self.scatter)
-            directions = vectors.T.flip(0)
+            directions = vectors.T.flip(0)[: self.most]
             largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
             self.components = values.flip(0).clamp(min=0).sqrt(), directions * largest.sign()
         return self.components
@@ -83,7 +88,7 @@ def resolve(config: EVAConfig, layers: Sequence[Layer], spreads: Sequence[Spread
     """Each layer's rank and alpha; None for a layer without a share."""
     shares: list[tuple[float, int]] = []  # share of its layer's variance, layer
     for place, (layer, spread) in enumerate(zip(layers, spreads, strict=True)):
-        asked = min(round(config.rho * config.r), layer.d_in)
+        asked = most(config, layer)
         variance = spread.principal()[0].square()
         eps, mean = torch.finfo(variance.dtype).eps, spread.count * spread.mean.square().sum()
         there = int((variance > (variance[0] * layer.d_in * eps).clamp(min=mean * (spread.count * eps) ** 2)).sum())
@@ -119,6 +124,12 @@ def fits(config: EVAConfig, layer: Layer) -> str | None:
     return None if config.r <= there else f"r = {config.r}, but an input of size {there} has only {there} principal directions"
 
 
+PEFT = dataclasses.replace(
+    lora.PEFT,
+    start={name: f"eva_config.{name}" for name in ("rho", "whiten", "adjust_scaling_factors")},
+    told_by={"init_lora_weights": ("eva",), "use_dora": (False,)},
+)
+
 EVA = register(
     Variant(
         name="eva",
@@ -131,5 +142,6 @@ EVA = register(
         fits=fits,
         reads_weight=False,
         peft=lora.LORA.peft,
+        peft_form=PEFT,
     )
 )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lite.config import Config, even, flag, option, options
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 
@@ -74,5 +75,6 @@ HRA = register(
         adapt_input=adapt_input,
         reads_weight=False,
         peft={"lora_U": {"name": "hra_u", "transpose": True}},
+        peft_form=PeftForm(type="HRA", options={"r": "r", "apply_gs": "apply_GS"}),
     )
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lite.config import Config, options
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 
@@ -32,6 +33,18 @@ def forward(config: IA3Config, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -
     return y * t["lora_g"]  # (…, d_out)
 
 
+def no_feedforward(config: Config) -> dict[str, list[str]]:
+    return {"feedforward_modules": []}
+
+
+PEFT = PeftForm(
+    type="IA3",
+    options={},
+    written=no_feedforward,
+    inert=frozenset({"init_ia3_weights", "feedforward_modules"}),
+    conv1d=True,
+)
+
 IA3 = register(
     Variant(
         name="ia3",
@@ -41,5 +54,6 @@ IA3 = register(
         forward=forward,
         reads_weight=False,
         peft={"lora_g": {"name": "ia3_l", "shape": (-1, 1)}},
+        peft_form=PEFT,
     )
 )

@@ -8,12 +8,15 @@ Sources: Liu et al. 2022 (arXiv:2205.05638) §3.3, gain l_ff; peft `tuners/ia3/l
 among `feedforward_modules`); r-three/t-few `src/models/lora.py` (`LoRALinear`, `multi_lora_a`).
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from lite.config import Config, options
 from lite.layers import Layer
 from lite.variant import Shapes, Tensors, Variant, register
+from lite.variants import ia3
 
 
 @options
@@ -42,5 +45,6 @@ IA3_FF = register(
         adapt_input=adapt_input,
         reads_weight=False,
         peft={"lora_g": {"name": "ia3_l", "shape": (1, -1)}},
+        peft_form=dataclasses.replace(ia3.PEFT, lists="feedforward_modules"),
     )
 )

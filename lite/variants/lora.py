@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lite.config import Config, flag, one_of, option, options, positive, positive_int, probability
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 
@@ -104,6 +105,16 @@ def forward(config: BiasedConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor
     return y + s * t["lora_b"] if config.lora_bias else y
 
 
+PEFT = PeftForm(
+    type="LORA",
+    options={"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora", "lora_bias": "lora_bias"},
+    start={"init": ("init_lora_weights", {"kaiming": True, "gaussian": "gaussian", "orthogonal": "orthogonal"})},
+    told_by={"init_lora_weights": (True, False, "gaussian", "orthogonal"), "use_dora": (False,)},
+    inert=frozenset({"megatron_core", "qalora_group_size"}),
+    per_layer={"r": "rank_pattern", "lora_alpha": "alpha_pattern"},
+    conv1d=True,
+)
+
 LORA = register(
     Variant(
         name="lora",
@@ -113,5 +124,6 @@ LORA = register(
         forward=forward,
         reads_weight=False,
         peft={"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "lora_b": "lora_B.bias"},
+        peft_form=PEFT,
     )
 )

@@ -10,6 +10,8 @@ method of this name, its `tuners/psoft` (without orthogonality) and `tuners/tiny
 class; wassname/lora-lite 4e03f9c `variants/lora_xs.py`, as recorded.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,7 @@ from torch import Tensor
 from lite.config import Config, option, optional, options, positive, positive_int, probability
 from lite.decomposition import leading, rank_fits
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 START = 1e-5  # standard deviation of R
@@ -59,6 +62,34 @@ def forward(config: LoRAXSConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor
     return y + F.linear(F.linear(F.linear(x, t["lora_A"]) * s, t["lora_R"]), t["lora_B"])
 
 
+def free(config: LoRAXSConfig) -> dict[str, Any]:
+    """As many numbers as R has, of each layer's own."""
+    return {"u": config.r**2, "weight_tying": 0.0, "save_projection": True}
+
+
+def to_tinylora(config: LoRAXSConfig, t: Tensors) -> dict[str, Tensor]:
+    """R = Σ_i v_i P_i with P_i that are s at one place and zero elsewhere, so that v is R."""
+    R, r = t["lora_R"], config.r
+    s = 1.0 if config.alpha is None else config.alpha / r
+    P = s * torch.eye(r * r, dtype=R.dtype, device=R.device).reshape(r * r, r, r)
+    return {"tinylora_v": R.flatten(), "tinylora_A": t["lora_A"], "tinylora_B": t["lora_B"], "tinylora_P": P}
+
+
+def from_tinylora(t: Tensors) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The way back; ValueError for other projections, which make it another method."""
+    if missing := {"tinylora_v", "tinylora_A", "tinylora_B", "tinylora_P"} - t.keys():
+        raise ValueError(f"missing {', '.join(sorted(missing))}")
+    r, v, P = len(t["tinylora_A"]), t["tinylora_v"], t["tinylora_P"]
+    if v.shape != (r * r,) or P.shape != (r * r, r, r):
+        raise ValueError(f"tinylora_v is {tuple(v.shape)}, tinylora_P {tuple(P.shape)}; should be ({r * r},), {(r * r, r, r)}")
+    s = P[0, 0, 0]
+    if not P.equal(s * torch.eye(r * r, dtype=P.dtype).reshape(P.shape)):
+        raise ValueError("tinylora_P holds random projections: that is TinyLoRA, another method")
+    return {"lora_R": v.reshape(r, r), "lora_A": t["tinylora_A"], "lora_B": t["tinylora_B"]}, {} if s == 1 else {
+        "alpha": float(s) * r
+    }
+
+
 LORA_XS = register(
     Variant(
         name="lora_xs",
@@ -70,5 +101,16 @@ LORA_XS = register(
         fits=rank_fits,
         reads_weight=True,
         peft={},
+        peft_form=PeftForm(
+            type="TINYLORA",
+            options={"r": "r", "dropout": "tinylora_dropout"},
+            told_by={"weight_tying": (0.0,)},
+            written=free,
+            inert=frozenset({"u", "projection_seed", "save_projection", "init_v_bound"}),
+            conv1d=True,
+            to_peft=to_tinylora,
+            from_peft=from_tinylora,
+            numbered="tinylora_v",
+        ),
     )
 )

@@ -9,6 +9,8 @@ Costs one more copy of every targeted weight: the original is kept for `detach`.
 Sources: Büyükakyüz 2024 (arXiv:2406.01775) alg. 1; peft `tuners/lora/layer.py` (`olora_init`).
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -47,5 +49,6 @@ OLORA = register(
         fits=rank_fits,
         reads_weight=True,
         peft=lora.LORA.peft,
+        peft_form=dataclasses.replace(pissa.PEFT, told_by={"init_lora_weights": ("olora",), "use_dora": (False,)}),
     )
 )

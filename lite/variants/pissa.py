@@ -10,6 +10,10 @@ Sources: Meng et al. 2024 (arXiv:2404.02948) §3; peft `tuners/lora/layer.py` (`
 (`pissa_quant`), whose s is 1.
 """
 
+import dataclasses
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from lite.config import option, optional, options, positive_int
@@ -49,6 +53,37 @@ def residual(config: lora.BiasedConfig, weight: Tensor, t: Tensors) -> Tensor:
     return without(weight, lora.scale(config), t["lora_B"], t["lora_A"])
 
 
+def to_plain(config: lora.BiasedConfig, t: Tensors) -> dict[str, Tensor]:
+    """A plain LoRA of rank 2r beside the whole weight: what is trained, less what it started as."""
+    A = torch.cat([t["lora_A"], t["lora_A.start"]])
+    B = torch.cat([t["lora_B"], -t["lora_B.start"]], dim=1)
+    bias = {"lora_B.bias": t["lora_b"]} if config.lora_bias else {}
+    return {"lora_A.weight": A, "lora_B.weight": B} | bias
+
+
+def from_plain(t: Tensors) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The way back, bit for bit."""
+    (A, A_start), (B, B_start) = t["lora_A.weight"].chunk(2), t["lora_B.weight"].chunk(2, dim=1)
+    values = {"lora_A": A, "lora_B": B, "lora_A.start": A_start, "lora_B.start": -B_start}
+    if "lora_B.bias" in t:
+        values |= {"lora_b": t["lora_B.bias"], "lora_b.start": torch.zeros_like(t["lora_B.bias"])}
+    return {name: value.contiguous() for name, value in values.items()}, {}
+
+
+def plain(config: lora.BiasedConfig) -> dict[str, Any]:
+    """peft's fields for it: s stays."""
+    return {"r": 2 * config.r, "lora_alpha": 2 * config.r * lora.scale(config), "use_rslora": False}
+
+
+PEFT = dataclasses.replace(
+    lora.PEFT,
+    start={},
+    told_by={"init_lora_weights": ("pissa",), "use_dora": (False,)},
+    written=plain,
+    to_peft=to_plain,
+    from_peft=from_plain,
+)
+
 PISSA = register(
     Variant(
         name="pissa",
@@ -60,5 +95,6 @@ PISSA = register(
         fits=rank_fits,
         reads_weight=True,
         peft=lora.LORA.peft,
+        peft_form=PEFT,
     )
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lite.config import Config, even, one_of, option, options
 from lite.layers import Layer
+from lite.peft_form import PeftForm
 from lite.variant import Shapes, Tensors, Variant, register
 
 
@@ -67,5 +68,6 @@ ROAD = register(
         fits=fits,
         reads_weight=False,
         peft={"lora_theta": "road_theta", "lora_alpha": "road_alpha"},
+        peft_form=PeftForm(type="ROAD", options={"road_variant": "variant", "group_size": "group_size"}),
     )
 )
