@@ -13,16 +13,18 @@ from torch import Tensor, nn
 import lite
 from conformance import policy
 from conformance.hosts import changes
-from conformance.suite_of import suite_of
 from conformance.whole import sides
-from conformance.whole.cell import Cell, Record
+from conformance.whole.cell import Record
 from conformance.whole.model import DRAWS, Trace, longest, trace
 from conformance.whole.sides import Side
+from refs.models import Model
 from refs.numbers import normal, signs
-from refs.quantised import QUANTISED, Quantised
+from refs.quantised import Quantised, installed
 
 CHECK = "quantised"
 LITE, PEFT, SAME = "lite", "peft", "lite beside peft"
+REFUSES, LACKS, OTHERWISE = " refuses", " has none", " does otherwise"  # groups of their own, after the name of who does
+RELEASE = "release"  # of what the bases were quantised with
 NAMED = ("pissa", "olora")  # starts that peft's config names as we do; elsewhere the reference says it
 # Where peft does another thing than its method: the least distance of its start from the model, relative to the output, and what it does.
 ANOTHER = {
@@ -32,12 +34,14 @@ ANOTHER = {
 }
 
 
-def measured(model: Quantised, record: Record) -> None:
-    """One cell."""
+def measured(model: Model, record: Record) -> None:
+    """One cell of a quantised model."""
+    assert isinstance(model, Quantised)
     if reason := model.missing():
         for group in (LITE, PEFT, SAME):
             record.untested(group, reason)
         return
+    record.not_applicable(RELEASE, installed())
     ours, theirs = _lite(record, model), _peft(record, model)
     if not ours or not theirs:
         record.not_applicable(SAME, "nothing to compare")
@@ -47,17 +51,8 @@ def measured(model: Quantised, record: Record) -> None:
         _same(record, model)
 
 
-def base_of(variant: str, model: Quantised, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A base; for methods that start from data one that has been run before: on some machines bitsandbytes packs its codes then."""
-    base = model.fresh(dtype)
-    if suite_of(variant).formula.init_from:
-        with torch.no_grad():
-            model.outputs(base, model.batch())
-    return base.train()
-
-
 def held(base: nn.Module) -> dict[str, Any]:
-    """Codes, scales and other numbers, as they are, and hooks. Not by `state_dict`: of a model that was run bitsandbytes unpacks it in place."""
+    """Codes, scales and other numbers, as they are, and hooks."""
     found: dict[str, Any] = {name: tensor.detach().clone() for name, tensor in (*base.named_parameters(), *base.named_buffers())}
     found |= {f"requires_grad of {name}": parameter.requires_grad for name, parameter in base.named_parameters()}
     for name, module in base.named_modules():
@@ -71,21 +66,21 @@ def held(base: nn.Module) -> dict[str, Any]:
 def _lite(record: Record, model: Quantised) -> bool:
     """lite alone: refused before anything is touched, or it works. Returns whether."""
     reads = lite.VARIANTS[record.variant].reads_weight
-    base = base_of(record.variant, model)
+    base = model.fresh()
     before = held(base)
     try:
         side = sides.attach(record.variant, model, base)
     except ValueError as error:
         record.expect(LITE, "touched by the refusal", _some(changes(before, held(base))), "nothing")
         record.expect(LITE, "because it reads the weight", reads and "reads the weight" in str(error), True)
-        record.not_applicable(LITE, f"refused: {str(error).partition(': ')[2]}")
+        record.not_applicable(LITE + REFUSES, str(error).partition(": ")[2])
         return False
     record.expect(LITE, "reads the weight", reads, False)
     _works(record, LITE, model, side)
     _file(record, model, side)
     lite.detach(base)
     record.expect(LITE, "left by detach", _some(changes(before, held(base))), "nothing")
-    half = base_of(record.variant, model, torch.bfloat16)
+    half = model.fresh(torch.bfloat16)
     _works(record, LITE, model, sides.attach(record.variant, model, half), "bfloat16: ")
     return True
 
@@ -113,10 +108,9 @@ def _file(record: Record, model: Quantised, side: Side) -> None:
         used = model.fresh()
         with torch.no_grad():
             model.outputs(used, model.batch())
-        packed = bool(changes(_codes(model.fresh()), _codes(used)))  # by bitsandbytes, which rounds the scales as it does so
         for what, base, should in (
-            ("the same", base_of(record.variant, model), "loads"),
-            ("one that was run", used, "loads" if not packed or suite_of(record.variant).formula.init_from else "refused"),
+            ("the same", model.fresh(), "loads"),
+            ("one that was run", used, "loads"),
             ("twice the weights", model.doubled(), "refused"),
         ):
             try:
@@ -126,10 +120,6 @@ def _file(record: Record, model: Quantised, side: Side) -> None:
                 continue
             record.expect(LITE, f"file on {what}", "loads", should)
             record.expect(LITE, f"values on {what}", _differing(side.tensors, loaded.tensors), "nothing")
-
-
-def _codes(base: nn.Module) -> dict[str, Any]:
-    return {name: parameter for name, parameter in base.named_parameters() if not parameter.is_floating_point()}
 
 
 def _differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
@@ -144,9 +134,9 @@ def _peft(record: Record, model: Quantised) -> bool:
     """peft alone, from its own start. Returns whether it works."""
     reference = sides.reference_of(record.variant)
     if reference is None:
-        record.not_applicable(PEFT, "peft has no such method")
+        record.not_applicable(PEFT + LACKS, "peft has no such method")
         return False
-    plain = Side(base_of(record.variant, model), {}, {}, {}, ())
+    plain = Side(model.fresh(), {}, {}, {}, ())
     should = trace(model, plain, "train")
     kappa = sensitivity(model, plain, should)["logits"]
     try:
@@ -154,7 +144,7 @@ def _peft(record: Record, model: Quantised) -> bool:
         returned = model.outputs(wrapped, model.batch())
         returned["loss"].backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # in whatever way it does not take it
-        record.not_applicable(PEFT, f"{type(error).__name__}: {error}")
+        record.not_applicable(PEFT + REFUSES, f"{type(error).__name__}: {error}")
         return False
     trained = {name: parameter.grad for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     record.expect(PEFT, "without gradient", _some(name for name, gradient in trained.items() if gradient is None), "nothing")
@@ -164,7 +154,7 @@ def _peft(record: Record, model: Quantised) -> bool:
         record.expect(
             PEFT, "documented start", "as documented" if distance > least else f"{distance:.1g} from the model", "as documented"
         )
-        record.diverges(PEFT, "start", f"peft {reason}")
+        record.diverges(PEFT + OTHERWISE, "start", f"peft {reason}")
     else:
         widest = max(int(value) for value in (model.arguments["intermediate_size"], model.arguments["vocab_size"]))
         record.judge(PEFT, "start", policy.same_output(returned["logits"].detach(), should["logits"], n=widest, kappa=kappa))
@@ -181,15 +171,15 @@ def _wrapped(variant: str, model: Quantised) -> nn.Module:
             config = reference.config(target_modules=list(model.layers), **reference.arguments(sides.asked(variant)), **start)
         else:
             config = sides.config(variant, model, Side(nn.Identity(), {}, {}, {}, ()))
-        wrapped: nn.Module = peft.get_peft_model(base_of(variant, model), config, autocast_adapter_dtype=False)
+        wrapped: nn.Module = peft.get_peft_model(model.fresh(), config, autocast_adapter_dtype=False)
     return wrapped.train()
 
 
 def _same(record: Record, model: Quantised) -> None:
     """The same numbers in both, moved; of 4 bits also beside the same function with dense weights in float64."""
-    ours = sides.attach(record.variant, model, base_of(record.variant, model))
-    theirs = sides.wrap(record.variant, model, base_of(record.variant, model), ours)
-    plain = trace(model, Side(base_of(record.variant, model), {}, {}, {}, ()), "train")["logits"]
+    ours = sides.attach(record.variant, model, model.fresh())
+    theirs = sides.wrap(record.variant, model, model.fresh(), ours)
+    plain = trace(model, Side(model.fresh(), {}, {}, {}, ()), "train")["logits"]
 
     @torch.enable_grad()  # without, bitsandbytes takes another way on some machines
     def moves() -> float:
@@ -218,12 +208,3 @@ def sensitivity(model: Quantised, side: Side, truth: Trace) -> dict[str, float]:
     for (_, tensor), value in zip(tensors, before, strict=True):
         tensor.data = value
     return kappa
-
-
-def cells(variants: list[str]) -> list[Cell]:
-    """Every variant in both formats."""
-
-    def cell(variant: str, model: Quantised) -> Cell:
-        return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
-
-    return [cell(variant, model) for variant in variants for model in QUANTISED.values()]
