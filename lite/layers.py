@@ -48,6 +48,16 @@ class Layer:
         return self.weight.dtype in ARITHMETIC and self.weight.shape == (self.d_out, self.d_in)
 
     @property
+    def scales(self) -> list[Tensor]:
+        """What a quantised weight is multiplied with, where bitsandbytes keeps it: absmax of 4 bits, SCB of 8; empty for a dense one."""
+        if self.is_dense:
+            return []
+        state = getattr(self.module.weight, "quant_state", None)
+        holders = (state, getattr(state, "state2", None), self.module.weight, getattr(self.module, "state", None))  # SCB moves
+        found = [getattr(holder, name, None) for holder in holders for name in ("absmax", "offset", "SCB")]
+        return list({id(value): value for value in found if isinstance(value, Tensor)}.values())
+
+    @property
     def input_name(self) -> str:
         """What the module's forward calls its input, for calls by keyword."""
         return next(iter(inspect.signature(self.module.forward).parameters))

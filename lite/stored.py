@@ -141,9 +141,9 @@ def _replace(there: Attachment, planned: list[Planned]) -> None:
 
 
 def fingerprint(layer: Layer, weight: Tensor) -> str:
-    """SHA-256 over a layer's base weight (d_out, d_in) and bias: dtype, shape and bits."""
+    """SHA-256 over a layer's base weight (d_out, d_in), bias and, where it is quantised, scales: dtype, shape and bits."""
     digest = hashlib.sha256()
-    for tensor in (weight, layer.bias):
+    for tensor in (weight, layer.bias, *layer.scales):
         if tensor is not None:
             for part in bits(tensor):
                 digest.update(part)

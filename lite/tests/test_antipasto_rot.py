@@ -135,3 +135,21 @@ def test_blocks_that_do_not_make_up_the_rank_are_refused_with_both_numbers():
             lite.attach(model, lite.AntiPaSTORotConfig(r=r, block_size=size))
     assert snapshot(model) == before
     assert lite.attach(model, lite.AntiPaSTORotConfig(r=4)).first.lora_rot_T.shape == (1, 6)
+
+
+@pytest.mark.parametrize("size", [0, 1, -2, 2.0])
+def test_a_size_without_blocks_is_told(size):
+    with pytest.raises(ValueError, match=f"AntiPaSTORotConfig: block_size must be an integer of at least 2, got {size}"):
+        lite.AntiPaSTORotConfig(block_size=size)
+
+
+@pytest.mark.parametrize("value", [math.pi, 0.9e-30, -0.5])
+def test_an_angle_without_a_tangent_is_told(value):
+    with pytest.raises(
+        ValueError, match="AntiPaSTORotConfig: max_rotation_angle must be a number between 1e-30 and π, π excluded, got"
+    ):
+        lite.AntiPaSTORotConfig(max_rotation_angle=value)
+
+
+def test_the_smallest_angle_is_taken():
+    assert lite.AntiPaSTORotConfig(max_rotation_angle=1e-30).max_rotation_angle == 1e-30

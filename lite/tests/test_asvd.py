@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 import lite
+from lite.layers import Layer
 from lite.tests.files import content
 from lite.tests.toys import all_bits, inputs, snapshot, trained
+from lite.variants.asvd import InputSizes
 
 CALLS = [inputs(2, 5, 6, seed=71, dtype=torch.float64), inputs(3, 4, 6, seed=72, dtype=torch.float64) - 2]
 
@@ -111,3 +113,10 @@ def test_data_that_gives_no_start_is_refused(options, calls, words):
     with pytest.raises(ValueError, match=words):
         lite.attach(layer, lite.ASVDConfig(r=2, **options), calls)
     assert snapshot(layer) == before
+
+
+def test_sizes_are_added_up_in_float64_whatever_the_model_computes_in():
+    x = inputs(7, 6, seed=73).bfloat16()
+    sizes = InputSizes(lite.ASVDConfig(), Layer("", linear(), 6, 5, transposed=False))
+    sizes.update(x)
+    assert sizes.sizes.equal(x.double().abs().mean(dim=0))
