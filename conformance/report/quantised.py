@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from conformance.report.markdown import table
 from conformance.report.model_grid import cell, worst_of
 from conformance.verdict import Verdict
-from conformance.whole.quantised import CHECK, LACKS, LITE, OTHERWISE, PEFT, REFUSES, RELEASE, SAME
+from conformance.whole.quantised import CHECK, DEQUANTISES, LACKS, LITE, OTHERWISE, PEFT, REFUSES, RELEASE, SAME
 from conformance.whole.results import Row, Sheet
 
 FILE, TITLE = "quantised.md", "Quantised bases"
-WORDS = {REFUSES: "refuses", LACKS: "has none", OTHERWISE: "another function"}
+WORDS = {REFUSES: "refuses", LACKS: "has none", OTHERWISE: "another function", DEQUANTISES: "works, dequantises"}
 INTRODUCTION = """A tiny Llama, loaded the way transformers loads it with a `BitsAndBytesConfig`, on the CPU: its linear layers keep 4-bit (NF4) or 8-bit codes.
 
 **lite** works where the method never reads the weight. Nothing is dequantised: an adapter changes what goes into a layer or what comes out. `works`
@@ -55,9 +55,9 @@ def _alone(who: str, rows: Sequence[Row], notes: list[str]) -> str:
     verdict = worst_of(rows)
     if not rows or verdict.is_red or verdict is Verdict.UNTESTED:
         return cell(rows, notes)
-    for row in rows:
-        if word := WORDS.get(row.group.removeprefix(who)):
-            return f"{word} {cell([row], notes).removeprefix(str(row.verdict))}".replace("  ", " ")
+    for group, word in WORDS.items():
+        if told := [row for row in rows if row.group == who + group]:
+            return word + cell(told, notes).removeprefix(str(told[0].verdict))
     return "works"
 
 

@@ -5,9 +5,11 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import peft
 import torch
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
 
 import lite
@@ -23,8 +25,14 @@ from refs.quantised import Quantised, installed
 
 CHECK = "quantised"
 LITE, PEFT, SAME = "lite", "peft", "lite beside peft"
-REFUSES, LACKS, OTHERWISE = " refuses", " has none", " does otherwise"  # groups of their own, after the name of who does
+REFUSES, LACKS, OTHERWISE, DEQUANTISES = (
+    " refuses",
+    " has none",
+    " does otherwise",
+    " dequantises",
+)  # groups of their own, after the name of who does
 RELEASE = "release"  # of what the bases were quantised with
+READ = "peft.utils.integrations.dequantize_bnb_weight"
 NAMED = ("pissa", "olora")  # starts that peft's config names as we do; elsewhere the reference says it
 # Where peft does another thing than its method: the least distance of its start from the model, relative to the output, and what it does.
 ANOTHER = {
@@ -140,12 +148,19 @@ def _peft(record: Record, model: Quantised) -> bool:
     should = trace(model, plain, "train")
     kappa = sensitivity(model, plain, should)["logits"]
     try:
-        wrapped = _wrapped(record.variant, model)
-        returned = model.outputs(wrapped, model.batch())
+        with patch(READ, wraps=dequantize_bnb_weight) as at_start:
+            wrapped = _wrapped(record.variant, model)
+        with patch(READ, wraps=dequantize_bnb_weight) as in_forward:
+            returned = model.outputs(wrapped, model.batch())
         returned["loss"].backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # in whatever way it does not take it
         record.not_applicable(PEFT + REFUSES, f"{type(error).__name__}: {error}")
         return False
+    if at_start.called or in_forward.called:
+        when = " and ".join(
+            word for word, mock in (("at its start", at_start), ("in every forward pass", in_forward)) if mock.called
+        )
+        record.not_applicable(PEFT + DEQUANTISES, f"peft dequantises the weight {when}")
     trained = {name: parameter.grad for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     record.expect(PEFT, "without gradient", _some(name for name, gradient in trained.items() if gradient is None), "nothing")
     if documented := ANOTHER.get((record.variant, model.name)):
