@@ -166,7 +166,7 @@ def search(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """How long lite's layers take beside PiSSA's, and how long and how large the suites are. `-- layers`, `-- suites`, `-- --help`."""
+    """How long lite's layers take beside PiSSA's, attaching, saving and loading beside peft's, and the suites. `-- layers`, `-- attach`, `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance.bench", *session.posargs)
 

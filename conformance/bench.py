@@ -1,4 +1,4 @@
-"""How long the suites take and how much memory: whole processes, beside the bare imports; and how long lite's layers take."""
+"""How long lite's layers take; attaching, saving and loading beside peft's; and the suites, with their memory, beside the bare imports."""
 
 import argparse
 import statistics
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from conformance import bench_layers
+from conformance import bench_attach, bench_layers
 
 IMPORTS = ["-c", "import torch, peft"]
 SUITES = ["-m", "pytest", "--pyargs", "conformance.suites", "-q", "-p", "no:randomly", "--conformance-dir", ".conformance/bench"]
@@ -44,10 +44,10 @@ def timed(arguments: Sequence[str]) -> Run:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=("layers", "suites"), help="default: both")
-    parser.add_argument("--runs", type=int, help="runs of each after one to warm up (default 3 of suites, 15 of layers)")
+    parser.add_argument("what", nargs="*", choices=("layers", "attach", "suites"), help="default: all")
+    parser.add_argument("--runs", type=int, help="runs of each after one to warm up (default 3, of layers 15)")
     asked = parser.parse_args()
-    for what, report, runs in (("layers", bench_layers.report, 15), ("suites", suites, 3)):
+    for what, report, runs in (("layers", bench_layers.report, 15), ("attach", bench_attach.report, 3), ("suites", suites, 3)):
         if not asked.what or what in asked.what:
             report(asked.runs or runs)
 

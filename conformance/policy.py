@@ -15,6 +15,7 @@ FUNCTION = 8.0  # float64 leg: bound is this · √n · max(κ, e32/u32) · u64
 QUALITY_NORM, QUALITY_MAX = 4.0, 8.0  # lower dtypes: times the reference's own error, in the 2-norm and the max norm
 FEW, FEW_FACTOR = 64, 4.0  # tensors this small are sometimes right by luck
 ILL_CONDITIONED = 30.0  # κ above: shown, no evidence
+CHAIN = 1000.0  # the same for whole models, in which every layer multiplies roundings: the bound is still below 1e-9 in float64
 U32 = 2.0**-24
 RATIO = "× the reference's error"
 
@@ -99,8 +100,8 @@ def exactly_zero(candidate: Tensor) -> Judgement:
     return Judgement(Verdict.IDENTICAL if largest == 0 else Verdict.FAILS, largest, 0, "", f"up to {largest:.1e}", "exactly zero")
 
 
-def same_function(candidate: Tensor, reference: Tensor, *, n: int, kappa: float, e32: float = 0.0) -> Judgement:
-    """Function identity in float64. e32: the reference's own relative float32 error, 0 if it does not run in float32."""
+def same_function(candidate: Tensor, reference: Tensor, *, n: int, kappa: float, e32: float = 0.0, ill: float = ILL_CONDITIONED) -> Judgement:
+    """Function identity in float64. e32: the reference's own relative float32 error, 0 if it does not run in float32. ill: κ of what is no evidence."""
     if wrong := structure(candidate, reference):
         return wrong
     if torch.equal(candidate, reference):
@@ -108,10 +109,12 @@ def same_function(candidate: Tensor, reference: Tensor, *, n: int, kappa: float,
     if not reference.any():
         return exactly_zero(candidate)
     error = distance(candidate, reference) / unit_roundoff(torch.float64)
-    return _within(error, FUNCTION * math.sqrt(n) * max(kappa, e32 / U32), "u64", kappa)
+    return _within(error, FUNCTION * math.sqrt(n) * max(kappa, e32 / U32), "u64", kappa, ill)
 
 
-def no_less_accurate(candidate: Tensor, reference: Tensor, oracle: Tensor, *, kappa: float) -> Judgement:
+def no_less_accurate(
+    candidate: Tensor, reference: Tensor, oracle: Tensor, *, kappa: float, ill: float = ILL_CONDITIONED
+) -> Judgement:
     """Arithmetic quality below float64: the candidate may not be much less accurate than the reference itself."""
     if wrong := structure(candidate, reference):
         return wrong
@@ -125,7 +128,7 @@ def no_less_accurate(candidate: Tensor, reference: Tensor, oracle: Tensor, *, ka
         for order, bound in ((2.0, QUALITY_NORM), (math.inf, QUALITY_MAX))
     ]
     error, bound = max(ratios, key=lambda leg: leg[0] / leg[1])
-    return _within(error, bound, RATIO, kappa)
+    return _within(error, bound, RATIO, kappa, ill)
 
 
 def another_order(candidate: Tensor, reference: Tensor, terms: Tensor, *, n: int) -> Judgement:
@@ -154,9 +157,9 @@ def same_output(candidate: Tensor, reference: Tensor, *, n: int, kappa: float) -
     return _within(judgement.error, FUNCTION * math.sqrt(n) * kappa, judgement.unit, 1.0)
 
 
-def _within(error: float, bound: float, unit: str, kappa: float) -> Judgement:
+def _within(error: float, bound: float, unit: str, kappa: float, ill: float = ILL_CONDITIONED) -> Judgement:
     verdict = Verdict.EQUIVALENT if error <= bound else Verdict.FAILS
-    if kappa > ILL_CONDITIONED:
-        reason = f"ill-conditioned (κ > {ILL_CONDITIONED:.0f}): shown, no evidence"
+    if kappa > ill:
+        reason = f"ill-conditioned (κ > {ill:.0f}): shown, no evidence"
         return Judgement(Verdict.NOT_APPLICABLE, error, bound, unit, reason=reason, evidence=False)
     return Judgement(verdict, error, bound, unit, f"off by {rounded_up(error)} {unit}", f"at most {bound:.2g} {unit}")

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
-from conformance.report import interop
+from conformance.report import interop, quantised
 from conformance.whole.results import Sheet
 
 Sheets = Mapping[str, Sheet]  # check → what was measured
 # File → (title, (sheets) → its text, or "" where its checks were never run).
-PAGES: dict[str, tuple[str, Callable[[Sheets], str]]] = {interop.FILE: (interop.TITLE, interop.page)}
+PAGES: dict[str, tuple[str, Callable[[Sheets], str]]] = {
+    interop.FILE: (interop.TITLE, interop.page),
+    quantised.FILE: (quantised.TITLE, quantised.page),
+}
 
 
 def pages(sheets: Sheets) -> dict[str, str]:

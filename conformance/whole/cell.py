@@ -1,8 +1,9 @@
 """A cell: one check of one variant on one whole model. What it measures goes into a record; pytest runs it as a test."""
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from conformance.policy import Judgement
 from conformance.terminal import WHOLE_MODEL
 from conformance.verdict import GROUP, Measurement, Verdict
 from refs.installed import VERSION
+from refs.models import Model
 from refs.threads import one_thread
 
 
@@ -38,6 +40,10 @@ class Record:
         same = got == should
         sides = {} if same else {"got": str(got), "should": str(should)}
         self._add(Verdict.IDENTICAL if same else Verdict.FAILS, group, what, **sides)
+
+    def diverges(self, group: str, what: str, reason: str) -> None:
+        """Add a documented difference that was verified to be there."""
+        self._add(Verdict.DIVERGES, group, what, reason=reason)
 
     def not_applicable(self, group: str, reason: str) -> None:
         """Add why something cannot be asked."""
@@ -95,6 +101,11 @@ class Cell:
         if not record.measured:
             record.untested("run", "the check made no measurement")
         return record.measured
+
+
+def on_models(check: str, variants: Iterable[str], models: Iterable[Model], measured: Callable[[Model, Record], None]) -> list[Cell]:
+    """Every variant on every model. measured: (model, record) → measures into it."""
+    return [Cell(check, variant, model.name, partial(measured, model)) for variant in variants for model in models]
 
 
 def tests(cells: Sequence[Cell]) -> Callable[..., None]:

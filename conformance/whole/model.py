@@ -1,6 +1,6 @@
 """The check "model": targets, outputs, loss and every gradient of lite beside peft, in both modes; checkpointing; compilation."""
 
-import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from conformance import policy
 from conformance.whole import sides
-from conformance.whole.cell import Cell, Record
+from conformance.whole.cell import Record
 from conformance.whole.sides import Side
-from refs.models import MODELS, Model
+from refs.models import Model
 from refs.wide import Wide
 
-CHECK = "model"
 DROPOUT = 0.1
 DRAWS = 4
-COMPILED_ALL = "llama"  # every variant is compiled here, LoRA everywhere
+COMPILED = "bert"  # in the default run every variant is compiled here, LoRA everywhere
+BLOCKS = 1  # of a model that is compiled, which takes seconds for each
 LEAST, MOST = 1e-2, 10.0  # by how much an adapter has to move the output, relative, for the case to see anything
 
 Trace = dict[str, Tensor]
@@ -34,11 +34,13 @@ class Pair:
     effect: float
 
 
-def pair(variant: str, model: Model, dtype: torch.dtype = torch.float64, dropout: float = 0.0) -> Pair:
-    """lite and peft, moved. dropout: in train mode, of the base and of adapters that have it."""
-    lite_ = sides.attach(variant, model, model.fresh(dtype, dropout=dropout), dropout)
-    peft_ = sides.wrap(variant, model, model.fresh(dtype, dropout=dropout), lite_, dropout)
-    plain = _output(model, model.fresh(dtype), model.batch())
+def pair(
+    variant: str, model: Model, dtype: torch.dtype = torch.float64, *, dropout: float = 0.0, blocks: int | None = None
+) -> Pair:
+    """lite and peft, moved. dropout: in train mode, of the base and of adapters that have it. blocks: of a shorter model."""
+    lite_ = sides.attach(variant, model, model.fresh(dtype, dropout=dropout, blocks=blocks), dropout)
+    peft_ = sides.wrap(variant, model, model.fresh(dtype, dropout=dropout, blocks=blocks), lite_, dropout)
+    plain = _output(model, model.fresh(dtype, blocks=blocks), model.batch())
 
     def moves() -> float:
         return policy.distance(_output(model, peft_.module, model.batch()), plain)
@@ -63,46 +65,46 @@ def trace(model: Model, side: Side, mode: str, *, call: Any = None) -> Trace:
     return found | {f"gradient of {name}": side.gradient(name) for name in side.trainable}
 
 
+def refused(model: Model, record: Record) -> bool:
+    """Whether there is nothing to measure; reports why."""
+    if reason := model.missing():
+        record.untested("run", reason)
+    elif sides.reference_of(record.variant) is None:
+        record.not_applicable("run", "peft has no such method")
+    elif reason := sides.refusal(record.variant, model):
+        record.not_applicable("run", f"peft refuses: {reason}")
+    return bool(record.measured)
+
+
 def measured(model: Model, record: Record) -> None:
     """One cell."""
-    if reason := model.missing():
-        return record.untested("run", reason)
-    if sides.reference_of(record.variant) is None:
-        return record.not_applicable("run", "peft has no such method")
-    if reason := sides.refusal(record.variant, model):
-        return record.not_applicable("run", f"peft refuses: {reason}")
+    if refused(model, record):
+        return
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
     _function(record, both, "train")
-    truth, kappa = _function(record, both, "eval")
+    _function(record, both, "eval")
     both.lite.module.float()
     _checkpointing(record, model, both.lite)
-    if model.name == COMPILED_ALL or record.variant == "lora":
-        compiled(record, model, both.lite, kappa, truth, "aot_eager")
-    return None
+    if model.name == COMPILED or record.variant == "lora":
+        compiled(record, model, "aot_eager")
 
 
 def _targets(record: Record, both: Pair) -> None:
     wanted = {name for ends in sides.placement(record.variant, both.model).values() for name in both.model.named(both.model.fresh(torch.float32), ends)}
-    record.expect("targets", "layers of lite", _some(sides.targets(both.lite), wanted), _some(wanted, sides.targets(both.lite)))
+    record.expect("targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite)))
     if not sides.other_start(record.variant):
-        record.expect("targets", "layers", _some(sides.targets(both.lite), sides.targets(both.peft)), _some(sides.targets(both.peft), sides.targets(both.lite)))
+        record.expect("targets", "layers", sides.some(sides.targets(both.lite), sides.targets(both.peft)), sides.some(sides.targets(both.peft), sides.targets(both.lite)))
     trained = {name for name, tensor in both.lite.tensors.items() if tensor.requires_grad}
     there = {name for name, tensor in both.peft.tensors.items() if tensor.requires_grad}
-    record.expect("targets", "trained tensors", _some(trained, there), _some(there, trained))
+    record.expect("targets", "trained tensors", sides.some(trained, there), sides.some(there, trained))
     for name, side in (("lite", both.lite), ("peft", both.peft)):
         more = [name for name, parameter in side.strangers().items() if parameter.requires_grad]
         record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
 
 
-def _some(names: set[str], others: set[str]) -> str:
-    """How many, and which of them the other side has not."""
-    more = sorted(names - others)
-    return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
-
-
-def _function(record: Record, both: Pair, mode: str) -> tuple[Trace, dict[str, float]]:
-    """lite beside peft in float64. Returns lite's trace, and κ."""
+def _function(record: Record, both: Pair, mode: str) -> None:
+    """lite beside peft in float64."""
     model = both.model
     with Wide():
         truth, got = trace(model, both.peft, mode), trace(model, both.lite, mode)
@@ -114,8 +116,7 @@ def _function(record: Record, both: Pair, mode: str) -> tuple[Trace, dict[str, f
     if dead := [name for name, value in truth.items() if not value.any()]:
         record.untested(mode, f"without effect in peft: {', '.join(dead)}")
     for name, value in truth.items():
-        record.judge(mode, name, policy.same_function(got[name], value, n=longest(both), kappa=kappa[name]))
-    return got, kappa
+        record.judge(mode, name, policy.same_function(got[name], value, n=longest(both), kappa=kappa[name], ill=policy.CHAIN))
 
 
 def longest(both: Pair) -> int:
@@ -125,10 +126,10 @@ def longest(both: Pair) -> int:
 
 
 def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, float]:
-    """κ of everything in a trace: its largest relative change, in u32, when every number of the model moves by one rounding; at least 1."""
+    """κ of everything in a trace: its largest relative change, in u32, when everything moves by one rounding; at least 1."""
     kappa = dict.fromkeys(truth, 1.0)
     for draw in range(DRAWS):
-        with sides.jittered(side.module, draw):
+        with sides.jittered(side, draw):
             drawn = trace(model, side, mode)
         for name, value in drawn.items():
             kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
@@ -161,19 +162,28 @@ def _counted(model: Model, side: Side) -> tuple[Trace, int]:
         handle.remove()
 
 
-def compiled(record: Record, model: Model, side: Side, kappa: Mapping[str, float], truth: Trace, backend: str) -> None:
-    """The compiled model in float32 beside the same model as it is. truth: its trace in float64."""
+def compiled(record: Record, model: Model, backend: str) -> None:
+    """The compiled model in float32 beside the same model as it is."""
+    side = pair(record.variant, model, blocks=BLOCKS).lite
+    with Wide():
+        truth = trace(model, side, "eval")
+        kappa = sensitivity(model, side, "eval", truth)
+    side.module.float()
     plain = trace(model, side, "eval")
     torch.compiler.reset()
     got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
     for name, value in plain.items():
-        record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name]))
+        record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name], ill=policy.CHAIN))
 
 
-def cells(variants: list[str]) -> list[Cell]:
-    """Every variant on every model."""
-
-    def cell(variant: str, model: Model) -> Cell:
-        return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
-
-    return [cell(variant, model) for variant in variants for model in MODELS.values()]
+def every_backend(model: Model, record: Record) -> None:
+    """One cell of the long run: compiled here, too, and by inductor on one model."""
+    if refused(model, record):
+        return
+    compiled(record, model, "aot_eager")
+    if model.name != COMPILED:
+        record.not_applicable("inductor", f"asked on {COMPILED}")
+    elif not shutil.which("g++") and not shutil.which("clang++"):
+        record.untested("inductor", "there is no C++ compiler")
+    else:
+        compiled(record, model, "inductor")

@@ -22,9 +22,14 @@ from refs.maps import Entry, parse
 from refs.models import Model
 from refs.numbers import normal, signs
 from refs.peft_layer import PeftLayer, tensors_of
+from refs.wide import Rounded
 
 RANK, ALPHA = 4, 6.0
-OPTIONS: dict[str, dict[str, Any]] = {"road": {"group_size": 8}}  # where a default does not fit small layers
+OPTIONS: dict[str, dict[str, Any]] = {
+    "road": {"group_size": 8},
+    "antipasto_arrow": {"block": 2},
+    "antipasto_dplr": {"lora_rank": 2},
+}  # where a default does not fit small layers
 PREFIX = "base_model.model."  # peft's, before a name of the base
 SHARED, NOWHERE = "tinylora_v", Entry("")  # TinyLoRA keeps the numbers of all layers in one place, in their order
 REFUSED = re.compile(r"not supported|only support", re.IGNORECASE)
@@ -213,6 +218,12 @@ def targets(side: Side) -> set[str]:
     return {name.removeprefix(PREFIX) for name, module in side.module.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
+def some(names: set[str], others: set[str]) -> str:
+    """How many, and which of them the other side has not."""
+    more = sorted(names - others)
+    return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
+
+
 def refusal(variant: str, model: Model) -> str | None:
     """Why peft does not take this variant on this model, in its own words; None if it does. Other exceptions are not caught."""
     base = model.fresh(torch.float32, blocks=1)
@@ -248,7 +259,9 @@ def _moved(variant: str, model: Model, side: Side, start: Mapping[str, Tensor], 
     for adapter in attachment(side.module).adapters:
         layer = adapter.layer.name
         own = {name: start[f"{layer}.{name}"].double() for name in adapter.parameters}
-        noise = {name: normal("whole noise", variant, model.name, layer, name, shape=tuple(value.shape)) for name, value in own.items()}
+        noise = {
+            name: normal("whole noise", variant, model.name, layer, name, shape=tuple(value.shape)) for name, value in own.items()
+        }
         formula = suite_of(adapter.variant.name).formula
         moved = formula.moved(asked(adapter.variant.name), own, noise, strength)
         values |= {f"{layer}.{name}": value.float().to(start[f"{layer}.{name}"].dtype) for name, value in moved.items()}
@@ -256,14 +269,16 @@ def _moved(variant: str, model: Model, side: Side, start: Mapping[str, Tensor], 
 
 
 @contextmanager
-def jittered(module: nn.Module, *key: object) -> Iterator[None]:
-    """Every number of a model moved by one float32 rounding, up or down."""
+def jittered(side: Side, *key: object) -> Iterator[None]:
+    """Every number of a model, and everything that is computed with them, moved by one float32 rounding, up or down."""
+    module = side.module
     tensors = {id(t): (name, t) for name, t in [*module.named_parameters(), *module.named_buffers()] if t.is_floating_point()}
     before = {name: tensor.detach().clone() for name, tensor in tensors.values()}
     try:
         for name, tensor in tensors.values():
             tensor.data = before[name] * (1 + 2.0**-24 * signs("jitter", *key, name, shape=tuple(tensor.shape)))
-        yield
+        with Rounded("jitter", *key):
+            yield
     finally:
         for name, tensor in tensors.values():
             tensor.data = before[name]

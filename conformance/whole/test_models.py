@@ -1,7 +1,8 @@
-"""Every variant that peft has, on every whole model."""
+"""Every variant that peft has, on every whole model, beside peft."""
 
-from conformance.whole import model
-from conformance.whole.cell import tests
+from conformance.whole.cell import on_models, tests
+from conformance.whole.model import measured
 from conformance.whole.variants import beside_peft
+from refs.models import MODELS
 
-test_model = tests(model.cells(beside_peft()))
+test_model = tests(on_models("model", beside_peft(), MODELS.values(), measured))

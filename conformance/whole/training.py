@@ -1,0 +1,118 @@
+"""The check "training": lite and peft from the same start, both in float32, beside peft in float64; and lite interrupted in the middle."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+import lite
+from conformance import policy
+from conformance.whole import sides
+from conformance.whole.cell import Record
+from conformance.whole.model import Trace, pair, refused
+from conformance.whole.sides import Side
+from refs.minilm import SENTENCES
+from refs.models import Model
+from refs.wide import Wide
+
+DRAWS = 2
+BLOCKS = 2  # of models that have more: steps take time
+OPTIMIZERS = {
+    "AdamW": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
+    "SGD": partial(torch.optim.SGD, lr=1e-2, momentum=0.9),
+}
+
+
+@dataclass(eq=False)
+class Run:
+    """A model in training. losses: of every step so far."""
+
+    model: Model
+    side: Side
+    optimizer: torch.optim.Optimizer
+    losses: list[Tensor]
+
+    @classmethod
+    def begun(cls, model: Model, side: Side, optimizer: str) -> "Run":
+        """As users do: whatever asks for gradients is trained."""
+        trained = [parameter for parameter in side.module.parameters() if parameter.requires_grad]
+        return cls(model, side, OPTIMIZERS[optimizer](trained), [])
+
+    def steps(self, until: int) -> "Run":
+        """Train up to that step, each on another pair of sentences."""
+        self.side.module.train()
+        for step in range(len(self.losses), until):
+            first = step % len(SENTENCES)
+            loss = self.model.outputs(self.side.module, self.model.batch((SENTENCES[first], SENTENCES[first - 1])))["loss"]
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.losses.append(loss.detach().clone())
+        return self
+
+    def trace(self) -> Trace:
+        """All losses, and every trainable with what the optimizer keeps of it, under canonical names."""
+        found = {"losses": torch.stack(self.losses)}
+        for name in self.side.trainable:
+            found[f"parameter {name}"] = self.side.read(name)
+            for key, value in self.optimizer.state.get(self.side.tensors[name], {}).items():
+                if key != "step":
+                    found[f"{key} of {name}"] = self.side.entries[name].gradient_out(value, self.side.shapes[name]).clone()
+        return found
+
+
+def measured(steps: int, optimizers: Mapping[str, tuple[str, ...]], model: Model, record: Record) -> None:
+    """One cell. optimizers: model → those that are asked there."""
+    if refused(model, record):
+        return
+    both = pair(record.variant, model, torch.float32, blocks=BLOCKS)
+    start = {name: both.lite.read(name) for name in both.lite.trainable}
+    for optimizer in optimizers[model.name]:
+        both.lite.write(start)
+        both.peft.write(start)
+        exact = sides.wrap(record.variant, model, model.fresh(blocks=BLOCKS), both.lite)
+        with Wide():
+            kappa = sensitivity(model, exact, optimizer, steps)
+            exact.write({name: value.double() for name, value in start.items()})
+            truth = Run.begun(model, exact, optimizer).steps(steps).trace()
+        reference = Run.begun(model, both.peft, optimizer).steps(steps).trace()
+        got = Run.begun(model, both.lite, optimizer).steps(steps).trace()
+        record.expect(optimizer, "what is trained and kept", sides.some(set(got), set(truth)), sides.some(set(truth), set(got)))
+        for name in (name for name in truth if name in got):
+            record.judge(optimizer, name, policy.no_less_accurate(got[name], reference[name], truth[name], kappa=kappa[name], ill=policy.CHAIN))
+        both.lite.write(start)
+        again = resumed(model, both.lite, optimizer, steps)
+        for name, value in got.items():
+            record.judge(f"{optimizer} resumed", name, policy.same_bits(again[name], value))
+
+
+def sensitivity(model: Model, side: Side, optimizer: str, steps: int) -> dict[str, float]:
+    """κ of everything at the end of a trajectory, when everything moves by one rounding; at least 1."""
+    start = {name: side.read(name) for name in side.trainable}
+    plain = Run.begun(model, side, optimizer).steps(steps).trace()
+    kappa = dict.fromkeys(plain, 1.0)
+    for draw in range(DRAWS):
+        side.write(start)
+        with sides.jittered(side, draw):
+            drawn = Run.begun(model, side, optimizer).steps(steps).trace()
+        for name, value in drawn.items():
+            kappa[name] = max(kappa[name], policy.distance(value, plain[name]) / policy.U32)
+    return kappa
+
+
+def resumed(model: Model, side: Side, optimizer: str, steps: int) -> Trace:
+    """Half of the steps, saved; the other half on a fresh base that has read the files."""
+    half = Run.begun(model, side, optimizer).steps(steps // 2)
+    with TemporaryDirectory() as folder:
+        adapter, state = Path(folder, "adapter.safetensors"), Path(folder, "optimizer.pt")
+        lite.save(side.module, adapter)
+        torch.save(half.optimizer.state_dict(), state)
+        fresh = sides.lite_side(lite.load(model.fresh(torch.float32, blocks=BLOCKS), adapter))
+        rest = Run.begun(model, fresh, optimizer)
+        rest.optimizer.load_state_dict(torch.load(state))
+    rest.losses = half.losses
+    return rest.steps(steps).trace()
