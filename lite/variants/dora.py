@@ -75,7 +75,7 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     norm = torch.linalg.norm(W, dim=1, dtype=torch.promote_types(W.dtype, torch.float32))
     wide = B.to(norm.dtype)
     added = s**2 * ((wide @ (A @ A.T).to(wide)) * wide).sum(dim=1)  # ‖s·b_i A‖²
-    n = (norm * norm + (2 * s * ((W @ A.T) * wide).sum(dim=1) + added)).sqrt()
+    n: Tensor = (norm * norm + (2 * s * ((W @ A.T) * wide).sum(dim=1) + added)).sqrt()
     unsure = ~(norm + added.sqrt() <= CANCELLED * n)  # overflow and underflow, too
     if unsure.any():
         n[unsure] = torch.linalg.norm(W[unsure] + s * (B[unsure] @ A), dim=1).to(n)
