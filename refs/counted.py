@@ -22,6 +22,9 @@ class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run it and look at what comes out."""
+        for leaf in tree_leaves((args, kwargs)):  # what was there before
+            if isinstance(leaf, Tensor) and (key := storage_of(leaf)) not in self.storages:
+                self.there.add(key)
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (key := storage_of(leaf)) not in self.there:
