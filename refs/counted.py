@@ -1,5 +1,6 @@
 """How many bytes of tensors live at once, counted: the same number on every machine."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,22 +10,20 @@ from torch.utils._pytree import tree_leaves
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operations bring into being while it is active. What one operation takes for itself and gives back is not seen.
+    """Counts the storages that operations bring into being while it is active, beside those of known models and tensors. What one operation takes for itself and gives back is not seen.
 
     peak: bytes alive at once, at most. live(): now.
     """
 
-    def __init__(self, *known: nn.Module) -> None:
+    def __init__(self, *known: nn.Module, tensors: Sequence[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self.there = {storage_of(t) for model in known for t in (*model.parameters(), *model.buffers())}
+        there = [tensor for model in known for tensor in (*model.parameters(), *model.buffers())]
+        self.there = {storage_of(tensor) for tensor in (*there, *tensors)}
         self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run it and look at what comes out."""
-        for leaf in tree_leaves((args, kwargs)):  # what was there before
-            if isinstance(leaf, Tensor) and (key := storage_of(leaf)) not in self.storages:
-                self.there.add(key)
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (key := storage_of(leaf)) not in self.there:

@@ -82,7 +82,7 @@ def _seconds(step: Step) -> float:
 
 def _bytes(step: Step) -> int:
     """The most that lives at once while it runs; the same on every machine."""
-    with Counted() as counted:
+    with Counted(tensors=step.known) as counted:
         step()
     peak: int = counted.peak
     return peak

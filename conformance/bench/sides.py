@@ -3,6 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,19 @@ from conformance.suite_of import suite_of
 from refs.case import Case
 from refs.peft_layer import PeftLayer
 
-Step = Callable[[], None]
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward and backward pass. known: the tensors that are there before it."""
+
+    run: Callable[[], None]
+    known: tuple[Tensor, ...]
+
+    def __call__(self) -> None:
+        """Run it."""
+        self.run()
+
+
 ALPHA = 12.0
 
 
@@ -81,7 +94,7 @@ def _step(cell: Cell, layer: nn.Module) -> Step:
     def step() -> None:
         torch.autograd.grad(layer(x), [x, *trained], cotangent, allow_unused=True)
 
-    return step
+    return Step(step, (x, cotangent, *layer.parameters(), *layer.buffers()))
 
 
 def _data(cell: Cell) -> tuple[Tensor, Tensor]:
@@ -132,7 +145,7 @@ def _limit(cell: Cell) -> Step:
             for left, right in factors:
                 F.linear(left, right)
 
-    return step
+    return Step(step, (*bare.known, *(factor for pair in factors for factor in pair)))
 
 
 def names(cell: Cell) -> Sequence[str]:
