@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
+from conformance.report import models, training
 from conformance.whole.results import Sheet
 
 Sheets = Mapping[str, Sheet]  # check → what was measured
 # File → (title, (sheets) → its text, or "" where its checks were never run).
-PAGES: dict[str, tuple[str, Callable[[Sheets], str]]] = {}
+PAGES: dict[str, tuple[str, Callable[[Sheets], str]]] = {
+    "models.md": ("outputs and gradients", models.page),
+    "training.md": ("training", training.page),
+}
 
 
 def pages(sheets: Sheets) -> dict[str, str]:

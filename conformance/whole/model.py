@@ -1,6 +1,7 @@
 """The check "model": targets, outputs, loss and every gradient of lite beside peft, in both modes; checkpointing; compilation."""
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from refs.models import Model
 from refs.wide import Wide
 
 DROPOUT = 0.1
-DRAWS = 4
+DRAWS = 2  # each moves a hundred thousand numbers
 COMPILED = "bert"  # in the default run every variant is compiled here, LoRA everywhere
 BLOCKS = 1  # of a model that is compiled, which takes seconds for each
 LEAST, MOST = 1e-2, 10.0  # by how much an adapter has to move the output, relative, for the case to see anything
@@ -82,8 +83,10 @@ def measured(model: Model, record: Record) -> None:
         return
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
-    _function(record, both, "train")
-    _function(record, both, "eval")
+    with Wide():
+        kappa = sensitivity(model, both.peft, trace(model, both.peft, "eval"))
+    for mode in ("eval", "train"):
+        _function(record, both, mode, kappa)
     both.lite.module.float()
     _checkpointing(record, model, both.lite)
     if model.name == COMPILED or record.variant == "lora":
@@ -103,12 +106,11 @@ def _targets(record: Record, both: Pair) -> None:
         record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
 
 
-def _function(record: Record, both: Pair, mode: str) -> None:
+def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float]) -> None:
     """lite beside peft in float64."""
     model = both.model
     with Wide():
         truth, got = trace(model, both.peft, mode), trace(model, both.lite, mode)
-        kappa = sensitivity(model, both.peft, mode, truth)
     touched = [name for name, parameter in both.lite.strangers().items() if parameter.grad is not None]
     record.expect("base", f"gradients in {mode} mode", ", ".join(touched[:4]) or "none", "none")
     if not LEAST <= both.effect <= MOST:
@@ -125,12 +127,12 @@ def longest(both: Pair) -> int:
     return max(*widths, both.model.batch()["input_ids"].numel())
 
 
-def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, float]:
+def sensitivity(model: Model, side: Side, truth: Trace) -> dict[str, float]:
     """κ of everything in a trace: its largest relative change, in u32, when everything moves by one rounding; at least 1."""
     kappa = dict.fromkeys(truth, 1.0)
     for draw in range(DRAWS):
         with sides.jittered(side, draw):
-            drawn = trace(model, side, mode)
+            drawn = trace(model, side, "eval")
         for name, value in drawn.items():
             kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
     return kappa
@@ -167,11 +169,13 @@ def compiled(record: Record, model: Model, backend: str) -> None:
     side = pair(record.variant, model, blocks=BLOCKS).lite
     with Wide():
         truth = trace(model, side, "eval")
-        kappa = sensitivity(model, side, "eval", truth)
+        kappa = sensitivity(model, side, truth)
     side.module.float()
     plain = trace(model, side, "eval")
     torch.compiler.reset()
-    got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
     for name, value in plain.items():
         record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name], ill=policy.CHAIN))
 
