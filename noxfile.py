@@ -93,7 +93,19 @@ def lint(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
     install(session, "report")
-    python(session, "-m", "pytest", "conformance/suites", "conformance/whole", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
+    python(
+        session,
+        "-m",
+        "pytest",
+        "conformance/suites",
+        "conformance/whole",
+        "-q",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        codes=(0, 1),
+    )
     python(session, "-m", "conformance", "floor", codes=(0, 1))
     python(session, "-m", "conformance", "report", *session.posargs)
 

@@ -71,7 +71,10 @@ def model_table(title: str, measurements: Sequence[Measurement]) -> str:
     notes: list[str] = []
     for variant in dict.fromkeys(m.variant for m in measurements):
         own = {model: [m for m in measurements if (m.variant, m.case_id) == (variant, model)] for model in models}
-        table.add_row(variant, *(cell_text(own[m], own[m][0].check, own[m][0].reference, cells(own[m]), notes) if own[m] else "" for m in models))
+        table.add_row(
+            variant,
+            *(cell_text(own[m], own[m][0].check, own[m][0].reference, cells(own[m]), notes) if own[m] else "" for m in models),
+        )
     return "\n".join([title, rendered(table), *(f"  [{number}] {note}" for number, note in enumerate(notes, 1))])
 
 

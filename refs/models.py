@@ -168,7 +168,9 @@ def _built(model: Model, dropout: float, blocks: int | None) -> nn.Module:
     config_class, model_class = (getattr(transformers, name) for name in model.classes)
     more: dict[str, Any] = dict.fromkeys(model.dropouts, dropout)
     if blocks:
-        more |= {name: blocks for name in ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers") if name in model.arguments}
+        more |= {
+            name: blocks for name in ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers") if name in model.arguments
+        }
     config = config_class(**model.arguments, **more) if not blocks else config_class(**(dict(model.arguments) | more))
     config._attn_implementation, config.use_cache = "eager", False  # a cache would change with checkpointing
     with torch.random.fork_rng(devices=[]):
@@ -179,13 +181,15 @@ def _built(model: Model, dropout: float, blocks: int | None) -> nn.Module:
     return built.eval()
 
 
-def _numbers(model: str, name: str, shape: tuple[int, ...]) -> Tensor:
+def _numbers(model: str, name: str, shape: tuple[int, ...]) -> Any:
     """Of order one after each layer: matrices by the root of their width, norms about one, biases small."""
     noise = normal("whole", model, name, shape=shape)
     if len(shape) > 1:
         if "embed" in name or name.endswith(("wte.weight", "wpe.weight", "shared.weight")):
             return noise / 2
-        quiet = 4.0 if name.endswith(("Attention.q.weight", "Attention.k.weight")) else 1.0  # T5 does not divide scores by the root of a width
+        quiet = (
+            4.0 if name.endswith(("Attention.q.weight", "Attention.k.weight")) else 1.0
+        )  # T5 does not divide scores by the root of a width
         return noise / (quiet * shape[-1]) ** 0.5
     return 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
 

@@ -19,7 +19,7 @@ GROUPS = {
     "eval": "loss, output and every gradient without dropout",
     "train": "the same with dropout of 0.1 in the base, and in adapters that have it, from one seed",
     "checkpointing": "activations computed again while going back give the same bits as those that are kept; float32, with dropout",
-    "aot_eager": "`torch.compile(backend=\"aot_eager\")` of one block: the same trace as without; all variants on bert, LoRA everywhere",
+    "aot_eager": '`torch.compile(backend="aot_eager")` of one block: the same trace as without; all variants on bert, LoRA everywhere',
     "run": "cells that could not be run, with the reason",
 }
 BOUND = """κ of a tensor is its largest relative change when every weight, every parameter and the result of every operation moves by one float32
@@ -40,12 +40,15 @@ def page(sheets: Mapping[str, Sheet]) -> str:
         section("Verdicts", grid(sheet.rows, notes), footnotes(notes)),
         section("What is asked", bullets((f"**{name}**: {what}" for name, what in GROUPS.items()), ""), _groups(sheet)),
         section("Compilation of every variant on every model", *_compilation(sheets)),
-        section("Red", bullets(failures(row for name in ("model", "compilation") if name in sheets for row in sheets[name].rows), "Nothing.")),
+        section(
+            "Red",
+            bullets(failures(row for name in ("model", "compilation") if name in sheets for row in sheets[name].rows), "Nothing."),
+        ),
         section("The models", table(["model", "what a layer meets in it"], [[m.name, m.stands_for] for m in MODELS.values()])),
         section("Bounds", BOUND),
         section(
             "Reproduce",
-            "`nox -s conformance -- -k test_model`; one cell: `python -m pytest conformance/whole -k \"test_model[delora-llama]\"`.",
+            '`nox -s conformance -- -k test_model`; one cell: `python -m pytest conformance/whole -k "test_model[delora-llama]"`.',
             made_with(sheet.machine),
         ),
     ]
@@ -67,5 +70,7 @@ def _compilation(sheets: Mapping[str, Sheet]) -> list[str]:
 
 def _inductor(sheet: Sheet) -> str:
     notes: list[str] = []
-    asked = grid((row for row in sheet.rows if row.group == "inductor" and row.model == "bert"), notes, lambda row: f"inductor, {row.model}")
+    asked = grid(
+        (row for row in sheet.rows if row.group == "inductor" and row.model == "bert"), notes, lambda row: f"inductor, {row.model}"
+    )
     return f"{asked}\n\n{footnotes(notes)}".strip()

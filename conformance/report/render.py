@@ -9,7 +9,20 @@ from conformance.drift import results as drift_results
 from conformance.drift.releases import RELEASES
 from conformance.drift.results import Drift
 from conformance.policy import RATIO
-from conformance.report import audit, authors, badges, bugs, drift, floor_plot, history, plot, searched, third_party, upstream, whole
+from conformance.report import (
+    audit,
+    authors,
+    badges,
+    bugs,
+    drift,
+    floor_plot,
+    history,
+    plot,
+    searched,
+    third_party,
+    upstream,
+    whole,
+)
 from conformance.report.markdown import table
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
@@ -175,7 +188,14 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
     return re.sub(f"{START}.*{END}", lambda _: f"{START}\n{table(header, rows)}\n{END}", readme, flags=re.DOTALL)
 
 
-def _index(summaries: list[Summary], past: str, machine: dict[str, str], search: Searched | None, releases: Drift | None, sheets: dict[str, Sheet]) -> str:
+def _index(
+    summaries: list[Summary],
+    past: str,
+    machine: dict[str, str],
+    search: Searched | None,
+    releases: Drift | None,
+    sheets: dict[str, Sheet],
+) -> str:
     rows = [
         [
             f"[{s.variant}]({s.variant}.md)",

@@ -30,7 +30,11 @@ def page(sheets: Mapping[str, Sheet]) -> str:
         *(section(CHECKS[sheet.check], *_table(sheet)) for sheet in there),
         section("Red", bullets(failures(row for sheet in there for row in sheet.rows), "Nothing.")),
         section("Setting", SETTING),
-        section("Reproduce", "20 steps: `nox -s conformance -- -k test_training`; 100 steps: `nox -s training`.", made_with(there[0].machine)),
+        section(
+            "Reproduce",
+            "20 steps: `nox -s conformance -- -k test_training`; 100 steps: `nox -s training`.",
+            made_with(there[0].machine),
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 

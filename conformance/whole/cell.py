@@ -99,7 +99,9 @@ class Cell:
         return record.measured
 
 
-def on_models(check: str, variants: Iterable[str], models: Iterable[Model], measured: Callable[[Model, Record], None]) -> list[Cell]:
+def on_models(
+    check: str, variants: Iterable[str], models: Iterable[Model], measured: Callable[[Model, Record], None]
+) -> list[Cell]:
     """Every variant on every model. measured: (model, record) → measures into it."""
     return [Cell(check, variant, model.name, partial(measured, model)) for variant in variants for model in models]
 

@@ -94,10 +94,21 @@ def measured(model: Model, record: Record) -> None:
 
 
 def _targets(record: Record, both: Pair) -> None:
-    wanted = {name for ends in sides.placement(record.variant, both.model).values() for name in both.model.named(both.model.fresh(torch.float32), ends)}
-    record.expect("targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite)))
+    wanted = {
+        name
+        for ends in sides.placement(record.variant, both.model).values()
+        for name in both.model.named(both.model.fresh(torch.float32), ends)
+    }
+    record.expect(
+        "targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite))
+    )
     if not sides.other_start(record.variant):
-        record.expect("targets", "layers", sides.some(sides.targets(both.lite), sides.targets(both.peft)), sides.some(sides.targets(both.peft), sides.targets(both.lite)))
+        record.expect(
+            "targets",
+            "layers",
+            sides.some(sides.targets(both.lite), sides.targets(both.peft)),
+            sides.some(sides.targets(both.peft), sides.targets(both.lite)),
+        )
     trained = {name for name, tensor in both.lite.tensors.items() if tensor.requires_grad}
     there = {name for name, tensor in both.peft.tensors.items() if tensor.requires_grad}
     record.expect("targets", "trained tensors", sides.some(trained, there), sides.some(there, trained))
@@ -123,7 +134,9 @@ def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float])
 
 def longest(both: Pair) -> int:
     """n of the bound: of the longest sum. That layers follow one another is in κ, for which every number of every layer is moved."""
-    widths = [width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)]
+    widths = [
+        width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)
+    ]
     return max(*widths, both.model.batch()["input_ids"].numel())
 
 
@@ -142,7 +155,9 @@ def _checkpointing(record: Record, model: Model, side: Side) -> None:
     """Activations that are computed again while going back: the same bits, dropout included."""
     plain, before = _counted(model, side)
     module: Any = side.module
-    word = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"  # transformers 5's name, and the older
+    word = (
+        "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"
+    )  # transformers 5's name, and the older
     getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
     again, after = _counted(model, side)
     getattr(module, f"{word}_checkpointing_disable")()

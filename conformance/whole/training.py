@@ -115,7 +115,9 @@ def measured(steps: int, optimizers: Mapping[str, tuple[str, ...]], model: Model
 def _scale(model: Model, side: Side) -> float:
     """The root mean square of all gradients."""
     found = trace(model, side, "train")
-    return float(torch.cat([value.flatten() for name, value in found.items() if name.startswith("gradient")]).square().mean().sqrt())
+    return float(
+        torch.cat([value.flatten() for name, value in found.items() if name.startswith("gradient")]).square().mean().sqrt()
+    )
 
 
 def sensitivity(model: Model, side: Side, optimizer: Optimizers, steps: int) -> dict[str, float]:
