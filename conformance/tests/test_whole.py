@@ -49,7 +49,7 @@ BROKEN = [
     ("a target too many", bug("lite.layers:_selects", "for p in config.target_names for name in names)", 'for p in (*config.target_names, "pooler") for name in names)'), "lora", "bert", measured, {"targets"}, "also pooler.dense"),
     ("biases of the base are trained", bug("lite.runtime:commit", "parameter.requires_grad_(False)", "parameter.requires_grad_(parameter.ndim == 1)"), "lora", "bert", measured, {"base"}, "attention.self.query.bias"),
     ("later blocks are left out", bug(HOOK, ADAPTED, 'return y if ".1." in self.layer.name else adapted.to(y.dtype)'), "lora", "bert", measured, {"eval", "train"}, "layer.1.output.dense.lora_B"),
-    ("the dropout's numbers are its own", bug("lite.variants.lora", "x = F.dropout(x, config.dropout, layer.module.training)", 'x = x * (1 + __import__("random").random()) if layer.module.training else x'), "lora", "bert", measured, {"train", "checkpointing"}, "bit for bit the same"),
+    ("the dropout's numbers are its own", bug("lite.variants.dora", "F.dropout(x, config.dropout) if", 'x * (1 + __import__("random").random()) if', "dora"), "dora", "gpt2", measured, {"train", "checkpointing"}, "bit for bit the same"),
     ("compiled, the adapter is too strong", bug(HOOK, ADAPTED, "return y + (adapted - y) * (1.01 if torch.compiler.is_compiling() else 1.0)"), "lora", "bert", measured, {"aot_eager"}, "at most"),
     ("compiled, the adapter is too strong, long run", bug(HOOK, ADAPTED, "return y + (adapted - y) * (1.01 if torch.compiler.is_compiling() else 1.0)"), "lora", "gpt2", every_backend, {"aot_eager"}, "at most"),
     ("gradients are a little too large", bug(HOOK, ADAPTED, "return (adapted + (adapted - adapted.detach()) * 1e-5).to(y.dtype)"), "lora", "llama", train, {"AdamW"}, "the reference's error"),
@@ -210,6 +210,19 @@ def test_pages_are_made_of_complete_sheets_else_of_the_committed_ones(tmp_path):
     assert "**lora** on bert, train: loss: got off by 16 u64, should be at most 8 u64" in page
     assert pages.lines(committed) == ["Whole models: [outputs and gradients](models.md)."]
     assert pages.lines({}) == []
+
+
+def test_another_verdict_than_the_committed_one_is_told(tmp_path):
+    run_, reports = tmp_path / "run", tmp_path / "reports"
+    run_.mkdir(), reports.mkdir()
+    results.write(run_, "model", True, MACHINE, SOME[:2])
+    assert results.changes(run_, reports) == []
+    (reports / results.FILE).write_text(results.to_json(results.current(run_, reports)))
+    same = [dataclasses.replace(m, verdict=Verdict.IDENTICAL) for m in SOME[:2]]
+    results.write(run_, "model", True, MACHINE, same)
+    assert results.changes(run_, reports) == []
+    results.write(run_, "model", True, MACHINE, SOME[:3])
+    assert results.changes(run_, reports) == ["model, lora on bert, train: committed 'nothing', now 'fails'"]
 
 
 def test_the_terminal_has_a_table_of_models():
