@@ -65,6 +65,13 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def training(session: nox.Session) -> None:
+    """What takes minutes on whole models: a hundred steps of every variant beside peft's, every variant compiled on every model. `-- -k lora`."""
+    install(session, "test")
+    python(session, "-m", "pytest", "conformance/whole/hundred_steps.py", "-p", "no:randomly", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The project's own tests: lite, the references, the harness, and one known bug of every variant planted; on all cores, `-- -n 0` on one."""
     install(session, "report")
@@ -86,7 +93,19 @@ def lint(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
     install(session, "report")
-    python(session, "-m", "pytest", "conformance/suites", "conformance/whole", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", codes=(0, 1))
+    python(
+        session,
+        "-m",
+        "pytest",
+        "conformance/suites",
+        "conformance/whole",
+        "-q",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        codes=(0, 1),
+    )
     python(session, "-m", "conformance", "floor", codes=(0, 1))
     python(session, "-m", "conformance", "report", *session.posargs)
 

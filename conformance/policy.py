@@ -100,7 +100,9 @@ def exactly_zero(candidate: Tensor) -> Judgement:
     return Judgement(Verdict.IDENTICAL if largest == 0 else Verdict.FAILS, largest, 0, "", f"up to {largest:.1e}", "exactly zero")
 
 
-def same_function(candidate: Tensor, reference: Tensor, *, n: int, kappa: float, e32: float = 0.0, ill: float = ILL_CONDITIONED) -> Judgement:
+def same_function(
+    candidate: Tensor, reference: Tensor, *, n: int, kappa: float, e32: float = 0.0, ill: float = ILL_CONDITIONED
+) -> Judgement:
     """Function identity in float64. e32: the reference's own relative float32 error, 0 if it does not run in float32. ill: κ of what is no evidence."""
     if wrong := structure(candidate, reference):
         return wrong

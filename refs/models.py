@@ -185,7 +185,7 @@ def _built(model: Model, dropout: float, blocks: int | None) -> nn.Module:
     return built.eval()
 
 
-def _numbers(model: str, name: str, shape: tuple[int, ...]) -> Tensor:
+def _numbers(model: str, name: str, shape: tuple[int, ...]) -> Any:
     """Of order one after each layer: matrices by the root of their width, norms about one, biases small."""
     noise = normal("whole", model, name, shape=shape)
     if len(shape) > 1:

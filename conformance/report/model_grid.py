@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from conformance.report.markdown import table
+from conformance.terminal import reproduce
 from conformance.verdict import ORDER, Verdict, rounded_up
 from conformance.whole.results import Row
 
@@ -37,5 +38,15 @@ def cell(rows: Sequence[Row], notes: list[str]) -> str:
 
 def worst_of(rows: Sequence[Row]) -> Verdict:
     """The worst of those that apply."""
-    counted = [row.verdict for row in rows if row.verdict is not Verdict.NOT_APPLICABLE]
-    return max(counted or [Verdict.NOT_APPLICABLE], key=ORDER.index)
+    return max((row.verdict for row in rows), key=ORDER.index)  # what does not apply is the least of them
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """Every group that is red, with both sides and how to run it again."""
+    red = [row.shown for row in rows if row.verdict.is_red]
+    return [f"**{m.variant}** on {m.case_id}, {m.what}: got {_short(m.got)}, should be {m.should}; `{reproduce(m)}`" for m in red]
+
+
+def _short(text: str) -> str:
+    """In one line, as far as a list has room."""
+    return " ".join(text.split())[:200]

@@ -63,7 +63,7 @@ def check(run: Path, root: Path) -> list[str]:
     """What differs between a full run and the committed pages: verdicts, divergences, doc gaps, and everything that shows them.
 
     Numbers, versions, the case that gave a number, and the choice of `identical` or `equivalent` may differ from machine to
-    machine; plots are not compared. A run says nothing about search, drift, third parties and whole models: their pages have to be those of their
+    machine; plots are not compared. A run says nothing about search, drift and third parties; these pages, and those of whole models, have to be those of their
     committed data.
     Raises as `render` does.
     """
@@ -78,6 +78,7 @@ def check(run: Path, root: Path) -> list[str]:
         for key, now in summary.to_dict().items():
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
+    found += whole_results.changes(run, reports)
     pages = _pages(summaries, machine, root, None)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from conformance.report import interop, quantised
+from conformance.report import interop, models, quantised, training
 from conformance.whole.results import Sheet
 
 Sheets = Mapping[str, Sheet]  # check → what was measured
 # File → (title, (sheets) → its text, or "" where its checks were never run).
 PAGES: dict[str, tuple[str, Callable[[Sheets], str]]] = {
+    "models.md": ("outputs and gradients", models.page),
+    "training.md": ("training", training.page),
     interop.FILE: (interop.TITLE, interop.page),
     quantised.FILE: (quantised.TITLE, quantised.page),
 }

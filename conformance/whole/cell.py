@@ -103,12 +103,14 @@ class Cell:
         return record.measured
 
 
-def on_models(check: str, variants: Iterable[str], models: Iterable[Model], measured: Callable[[Model, Record], None]) -> list[Cell]:
+def on_models(
+    check: str, variants: Iterable[str], models: Iterable[Model], measured: Callable[[Model, Record], None]
+) -> list[Cell]:
     """Every variant on every model. measured: (model, record) → measures into it."""
     return [Cell(check, variant, model.name, partial(measured, model)) for variant in variants for model in models]
 
 
-def tests(cells: Sequence[Cell]) -> Callable[..., None]:
+def as_tests(cells: Sequence[Cell]) -> Callable[..., None]:
     """A test function with one parameter set per cell of one check, marked `variant(name=…)`."""
     placed = [
         pytest.param(place, cell, id=cell.id, marks=pytest.mark.variant(name=cell.variant)) for place, cell in enumerate(cells)

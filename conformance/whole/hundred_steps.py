@@ -5,7 +5,7 @@
 
 from functools import partial
 
-from conformance.whole.cell import on_models, tests
+from conformance.whole.cell import as_tests, on_models
 from conformance.whole.model import every_backend
 from conformance.whole.training import measured
 from conformance.whole.variants import beside_peft
@@ -15,7 +15,7 @@ BOTH = ("AdamW", "SGD")
 TRAINED = [MODELS["llama"], MODELS["minilm"]]
 STEPS = 100
 
-test_training_of_100_steps = tests(
+test_training_of_100_steps = as_tests(
     on_models("training of 100 steps", beside_peft(), TRAINED, partial(measured, STEPS, {model.name: BOTH for model in TRAINED}))
 )
-test_compilation = tests(on_models("compilation", beside_peft(), MODELS.values(), every_backend))
+test_compilation = as_tests(on_models("compilation", beside_peft(), MODELS.values(), every_backend))

@@ -1,6 +1,7 @@
 """The check "model": targets, outputs, loss and every gradient of lite beside peft, in both modes; checkpointing; compilation."""
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from refs.models import Model
 from refs.wide import Wide
 
 DROPOUT = 0.1
-DRAWS = 4
+DRAWS = 2  # each moves a hundred thousand numbers
 COMPILED = "bert"  # in the default run every variant is compiled here, LoRA everywhere
 BLOCKS = 1  # of a model that is compiled, which takes seconds for each
 LEAST, MOST = 1e-2, 10.0  # by how much an adapter has to move the output, relative, for the case to see anything
@@ -82,8 +83,10 @@ def measured(model: Model, record: Record) -> None:
         return
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
-    _function(record, both, "train")
-    _function(record, both, "eval")
+    with Wide():
+        kappa = sensitivity(model, both.peft, trace(model, both.peft, "eval"))
+    for mode in ("eval", "train"):
+        _function(record, both, mode, kappa)
     both.lite.module.float()
     _checkpointing(record, model, both.lite)
     if model.name == COMPILED or record.variant == "lora":
@@ -91,10 +94,21 @@ def measured(model: Model, record: Record) -> None:
 
 
 def _targets(record: Record, both: Pair) -> None:
-    wanted = {name for ends in sides.placement(record.variant, both.model).values() for name in both.model.named(both.model.fresh(torch.float32), ends)}
-    record.expect("targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite)))
+    wanted = {
+        name
+        for ends in sides.placement(record.variant, both.model).values()
+        for name in both.model.named(both.model.fresh(torch.float32), ends)
+    }
+    record.expect(
+        "targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite))
+    )
     if not sides.other_start(record.variant):
-        record.expect("targets", "layers", sides.some(sides.targets(both.lite), sides.targets(both.peft)), sides.some(sides.targets(both.peft), sides.targets(both.lite)))
+        record.expect(
+            "targets",
+            "layers",
+            sides.some(sides.targets(both.lite), sides.targets(both.peft)),
+            sides.some(sides.targets(both.peft), sides.targets(both.lite)),
+        )
     trained = {name for name, tensor in both.lite.tensors.items() if tensor.requires_grad}
     there = {name for name, tensor in both.peft.tensors.items() if tensor.requires_grad}
     record.expect("targets", "trained tensors", sides.some(trained, there), sides.some(there, trained))
@@ -103,12 +117,11 @@ def _targets(record: Record, both: Pair) -> None:
         record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
 
 
-def _function(record: Record, both: Pair, mode: str) -> None:
+def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float]) -> None:
     """lite beside peft in float64."""
     model = both.model
     with Wide():
         truth, got = trace(model, both.peft, mode), trace(model, both.lite, mode)
-        kappa = sensitivity(model, both.peft, mode, truth)
     touched = [name for name, parameter in both.lite.strangers().items() if parameter.grad is not None]
     record.expect("base", f"gradients in {mode} mode", ", ".join(touched[:4]) or "none", "none")
     if not LEAST <= both.effect <= MOST:
@@ -121,16 +134,18 @@ def _function(record: Record, both: Pair, mode: str) -> None:
 
 def longest(both: Pair) -> int:
     """n of the bound: of the longest sum. That layers follow one another is in κ, for which every number of every layer is moved."""
-    widths = [width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)]
+    widths = [
+        width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)
+    ]
     return max(*widths, both.model.batch()["input_ids"].numel())
 
 
-def sensitivity(model: Model, side: Side, mode: str, truth: Trace) -> dict[str, float]:
+def sensitivity(model: Model, side: Side, truth: Trace) -> dict[str, float]:
     """κ of everything in a trace: its largest relative change, in u32, when everything moves by one rounding; at least 1."""
     kappa = dict.fromkeys(truth, 1.0)
     for draw in range(DRAWS):
         with sides.jittered(side, draw):
-            drawn = trace(model, side, mode)
+            drawn = trace(model, side, "eval")
         for name, value in drawn.items():
             kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
     return kappa
@@ -140,7 +155,9 @@ def _checkpointing(record: Record, model: Model, side: Side) -> None:
     """Activations that are computed again while going back: the same bits, dropout included."""
     plain, before = _counted(model, side)
     module: Any = side.module
-    word = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"  # transformers 5's name, and the older
+    word = (
+        "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"
+    )  # transformers 5's name, and the older
     getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
     again, after = _counted(model, side)
     getattr(module, f"{word}_checkpointing_disable")()
@@ -167,11 +184,13 @@ def compiled(record: Record, model: Model, backend: str) -> None:
     side = pair(record.variant, model, blocks=BLOCKS).lite
     with Wide():
         truth = trace(model, side, "eval")
-        kappa = sensitivity(model, side, "eval", truth)
+        kappa = sensitivity(model, side, truth)
     side.module.float()
     plain = trace(model, side, "eval")
     torch.compiler.reset()
-    got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        got = trace(model, side, "eval", call=torch.compile(side.module, backend=backend))
     for name, value in plain.items():
         record.judge(backend, name, policy.no_less_accurate(got[name], value, truth[name], kappa=kappa[name], ill=policy.CHAIN))
 

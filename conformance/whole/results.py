@@ -112,3 +112,22 @@ def current(run: Path | None, reports: Path) -> dict[str, Sheet]:
     """The complete sheets of a run, and the committed ones of all other checks."""
     new = {check: sheet for check, sheet in (read_run(run) if run else {}).items() if sheet.complete}
     return dict(sorted((read(reports) | new).items()))
+
+
+def changes(run: Path, reports: Path) -> list[str]:
+    """Where a run's complete sheets and the committed ones of the same checks have other verdicts; equal bits may be so by luck."""
+    committed = read(reports)
+    found = []
+    for check, sheet in read_run(run).items():
+        before, now = _verdicts(committed.get(check)), _verdicts(sheet)
+        for place in {**before, **now} if sheet.complete and before else ():
+            was, is_ = before.get(place, "nothing"), now.get(place, "nothing")
+            if was != is_:
+                found.append(f"{check}, {place}: committed {was!r}, now {is_!r}")
+    return found
+
+
+def _verdicts(sheet: Sheet | None) -> dict[str, str]:
+    same = {Verdict.IDENTICAL: Verdict.EQUIVALENT}
+    rows = sheet.rows if sheet else ()
+    return {f"{row.variant} on {row.model}, {row.group}": str(same.get(row.verdict, row.verdict)) for row in rows}

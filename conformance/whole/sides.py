@@ -13,7 +13,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 import lite
-from conformance.suite import Suite
 from conformance.suite_of import suite_of
 from conformance.suites.lite_layers import LiteLayer
 from lite.runtime import Attachment, attached
@@ -188,7 +187,7 @@ def config(variant: str, model: Model, beside: Side, dropout: float = 0.0) -> An
 
 def other_start(variant: str) -> bool:
     """Whether it is LoRA that starts elsewhere."""
-    return variant != "lora" and lite.VARIANTS[variant].forward is lite.VARIANTS["lora"].forward
+    return variant != "lora" and lite.VARIANTS[variant].peft == lite.VARIANTS["lora"].peft
 
 
 def _peft_side(variant: str, wrapped: nn.Module, beside: Side) -> Side:
@@ -199,6 +198,8 @@ def _peft_side(variant: str, wrapped: nn.Module, beside: Side) -> Side:
         layer, name = wrapped.get_submodule(PREFIX + adapter.layer.name), adapter.layer.name
         reference = reference_of(adapter.variant.name)
         assert reference is not None
+        if not isinstance(layer, BaseTunerLayer):
+            continue  # what lite alone has adapted is told by the targets
         if variant == "lora_xs":
             reference.reset(layer, case)
         own = {key: entry for key, entry in parse(reference.map).items() if key in adapter.shapes}
@@ -207,7 +208,8 @@ def _peft_side(variant: str, wrapped: nn.Module, beside: Side) -> Side:
         found = tensors_of(layer, {entry.name for entry in own.values()})
         for key, entry in own.items():
             tensors[f"{name}.{key}"], entries[f"{name}.{key}"] = found[entry.name], entry
-    return Side(wrapped, tensors, entries, {name: beside.shapes[name] for name in tensors}, beside.trainable)
+    trainable = tuple(name for name in beside.trainable if name in tensors)
+    return Side(wrapped, tensors, entries, {name: beside.shapes[name] for name in tensors}, trainable)
 
 
 def targets(side: Side) -> set[str]:
@@ -244,7 +246,7 @@ def perturb(variant: str, model: Model, lite_: Side, peft_: Side, moves: Callabl
     strength = 2.0**-8
     while True:
         values = _moved(variant, model, lite_, start, strength)
-        peft_.write(values)
+        peft_.write({name: values[name] for name in peft_.trainable})
         if moves() >= EFFECT or strength > 2.0**8:
             break
         strength *= 2
