@@ -14,7 +14,7 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="bias-free layers; init",
         where="lite.variants.dora",
-        old="layer.bias is None and dropped is x",
+        old="dropped is x and layer.bias is None",
         new="dropped is x",
         red=frozenset({"accuracy", "defaults", "dropout", "forward", "gradients"}),
         message="output",
@@ -53,7 +53,7 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="square layers",
         where="lite.variants.dora",
-        old="n = torch.linalg.norm(W + s * (B @ A), dim=1)",
+        old="n = row_norms(W, A, B, s)",
         new="n = torch.linalg.norm(W + s * (B @ A), dim=0)",
         red=frozenset(
             {

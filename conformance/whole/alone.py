@@ -52,13 +52,13 @@ def outputs(model: Model, module: nn.Module) -> Outputs:
     return {name: value.detach().clone() for name, value in model.outputs(module, model.batch()).items()}
 
 
-def sensitivity(model: Model, module: nn.Module) -> dict[str, float]:
+def sensitivity(model: Model, side: Side) -> dict[str, float]:
     """κ of every output: its largest relative change, in u32, when every number of the model moves by one rounding; at least 1."""
-    truth = outputs(model, module)
+    truth = outputs(model, side.module)
     kappa = dict.fromkeys(truth, 1.0)
     for draw in range(DRAWS):
-        with sides.jittered(module, draw):
-            drawn = outputs(model, module)
+        with sides.jittered(side, draw):
+            drawn = outputs(model, side.module)
         kappa = {name: max(kappa[name], policy.distance(drawn[name], value) / policy.U32) for name, value in truth.items()}
     return kappa
 

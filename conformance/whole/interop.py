@@ -187,7 +187,7 @@ def _lazy_kappa(both: Pair) -> Callable[[str], float]:
     def kappa(name: str) -> float:
         if not found:
             with Wide():
-                found.update(alone.sensitivity(both.model, both.peft.module))
+                found.update(alone.sensitivity(both.model, both.peft))
         return found[name]
 
     return kappa

@@ -32,7 +32,7 @@ def measured(model: Model, record: Record) -> None:
     module, names = side.module, sorted(model.fresh(torch.float32).state_dict())
     layers = [adapter.layer.name for adapter in sides.attachment(module).adapters]
     with Wide():
-        plain, before, kappa = alone.outputs(model, model.fresh()), alone.outputs(model, module), alone.sensitivity(model, module)
+        plain, before, kappa = alone.outputs(model, model.fresh()), alone.outputs(model, module), alone.sensitivity(model, side)
     single = copy.deepcopy(module).float()
     lite.merge(module)
     with Wide():

@@ -1,46 +1,7 @@
-"""How many bytes of tensors live at once, counted: the same number on every machine."""
-
-from contextlib import AbstractContextManager
-from typing import Any
+"""The linear layers of a Llama of any size."""
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-
-class Counted(TorchDispatchMode, AbstractContextManager):
-    """Counts the storages that operations bring into being while it is active. What one operation takes for itself and gives back is not seen.
-
-    peak: bytes alive at once, at most. live(): now.
-    """
-
-    def __init__(self, *known: nn.Module) -> None:
-        super().__init__()
-        self.peak = 0
-        self.there = {storage_of(t) for model in known for t in (*model.parameters(), *model.buffers())}
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it and look at what comes out."""
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (key := storage_of(leaf)) not in self.there:
-                storage = leaf.untyped_storage()
-                self.storages[key] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, self.live())
-        return result
-
-    def live(self) -> int:
-        """Bytes that are still there."""
-        self.storages = {key: held for key, held in self.storages.items() if not held[0].expired()}
-        return sum(size for _, size in self.storages.values())
-
-
-def storage_of(tensor: Tensor) -> int:
-    """What identifies the memory behind a tensor while it lives."""
-    return tensor.untyped_storage()._cdata
 
 
 class Block(nn.Module):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lite
-from lite.tests.memory import Counted, llama
+from lite.tests.memory import llama
 from lite.tests.toys import CONFIGS, RESIDUAL, each, inputs
+from refs.counted import Counted
 
 BILLION = (2048, 256, 5632)  # TinyLlama-1.1B's hidden, key and inner sizes
 SMALL = (256, 32, 704)  # an eighth of these, for what decomposes exactly

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import lite
+from lite.layers import Layer
 from lite.tests.files import content, read
 from lite.tests.toys import all_bits, inputs, snapshot, trainable, trained
+from lite.variants.eva import Spread
 
 SHIFT = 3.0  # far from zero: without centring the mean would lead
 
@@ -141,6 +143,7 @@ FEW = {
         [data()[0] * (torch.arange(16) < 2)],
         r"wide: 100 tokens in 2 directions are too few for up to 6 components",
     ),
+    "nothing but zeros": ([0 * data()[0]], r"wide: 100 tokens in 0 directions are too few"),
     "one token many times": ([data()[0][:1, :1].expand(4, 9, 16)], r"wide: 36 tokens in 0 directions are too few"),
 }
 
@@ -171,3 +174,26 @@ def test_an_input_that_overflows_is_refused():
     with pytest.raises(ValueError, match=r"batch 1: wide: values up to .*e\+200 overflow when squared"):
         lite.attach(model, lite.EVAConfig(r=2), [1e200 * batch for batch in data()])
     assert snapshot(model) == before
+
+
+def test_roundings_are_no_directions_in_a_wide_layer():
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 3, dtype=torch.float64)
+    plane = inputs(400, 2, seed=61, dtype=torch.float64) @ inputs(2, 256, seed=62, dtype=torch.float64)
+    with pytest.raises(ValueError, match="400 tokens in 2 directions are too few"):
+        lite.attach(layer, lite.EVAConfig(r=3), [plane])
+
+
+def test_small_differences_around_a_large_mean_are_directions():
+    batches = [1e3 + 1e-4 * batch for batch in data()]
+    model = lite.attach(Two(), lite.EVAConfig(r=3, rho=1), batches)
+    torch.testing.assert_close(
+        model.wide.lora_A.abs().detach(), torch.from_numpy(abs(pca(batches)["wide"][1][:3])), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_inputs_are_added_up_in_float64_whatever_the_model_computes_in():
+    layer, x = nn.Linear(12, 5), inputs(30, 12, seed=63).bfloat16()
+    spread = Spread(lite.EVAConfig(r=2), Layer("", layer, 12, 5, transposed=False))
+    spread.update(x)
+    assert spread.mean.equal(x.double().mean(dim=0))

@@ -1,6 +1,5 @@
-"""How long lite's layers take; attaching, saving and loading beside peft's; and the suites, with their memory, beside the bare imports."""
+"""How long the suites take and how much memory: whole processes, beside the bare imports."""
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
-from conformance import bench_attach, bench_layers
 
 IMPORTS = ["-c", "import torch, peft"]
 SUITES = ["-m", "pytest", "--pyargs", "conformance.suites", "-q", "-p", "no:randomly", "--conformance-dir", ".conformance/bench"]
@@ -41,18 +38,7 @@ def timed(arguments: Sequence[str]) -> Run:
     return Run(time.perf_counter() - before, int(done.stdout.split()[-1]) / 1024)
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=("layers", "attach", "suites"), help="default: all")
-    parser.add_argument("--runs", type=int, help="runs of each after one to warm up (default 3, of layers 15)")
-    asked = parser.parse_args()
-    for what, report, runs in (("layers", bench_layers.report, 15), ("attach", bench_attach.report, 3), ("suites", suites, 3)):
-        if not asked.what or what in asked.what:
-            report(asked.runs or runs)
-
-
-def suites(runs: int) -> None:
+def report(runs: int) -> None:
     """Print how long whole runs take."""
     table = Table("command", "median s", "beyond imports", "min … max s", "largest process")
     imports = 0.0
@@ -67,7 +53,3 @@ def suites(runs: int) -> None:
             f"{max(run.mebibytes for run in measured):.0f} MiB",
         )  # fmt: skip
     Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
