@@ -66,12 +66,20 @@ def shifted(whole):
 CORRUPTIONS = {function.__name__: function for function in (flipped, truncated, replaced, shifted)}
 
 
+def overwrite(file, data):
+    """As `write_bytes`, which empties a file first: some file systems then wait for the disk, which takes longer than a load."""
+    file.touch()
+    with file.open("r+b") as handle:
+        handle.write(data)
+        handle.truncate()
+
+
 def wrongs(model, file, corrupted):
     """How many files were tried, and what was wrong with `load`'s answers."""
     before, tried, found = snapshot(model), 0, []
     for what, data in corrupted:
         tried += 1
-        file.write_bytes(data)
+        overwrite(file, data)
         try:
             lite.load(model, file)
         except ValueError as error:

@@ -191,9 +191,10 @@ PICKLES = {
 
 
 @each_model
+@pytest.mark.parametrize("name", ["file.safetensors", "file"])
 @pytest.mark.parametrize("write", PICKLES.values(), ids=PICKLES)
-def test_no_code_is_run(write, build, tmp_path):
-    marker, file = tmp_path / "marker", tmp_path / "file.safetensors"
+def test_no_code_is_run(write, name, build, tmp_path):
+    marker, file = tmp_path / "marker", tmp_path / name
     write(Payload(marker), file)
     refused(build(), file, ValueError, re.escape(str(file)))
     assert not marker.exists()
