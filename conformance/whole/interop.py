@@ -15,14 +15,13 @@ import lite
 from conformance import policy
 from conformance.policy import Judgement
 from conformance.trial import scratch
-from conformance.variants import known
 from conformance.verdict import Verdict
 from conformance.whole import alone, sides
-from conformance.whole.cell import Cell, Record
+from conformance.whole.cell import Record
 from conformance.whole.model import LEAST, MOST, Pair, pair
 from conformance.whole.sides import Side
 from lite.peft_form import CONFIG, TENSORS
-from refs.models import SHORT, Model
+from refs.models import Model
 from refs.wide import Wide
 
 CHECK = "interop"
@@ -221,12 +220,3 @@ def _reason(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
-
-
-def cells(variants: list[str] | None = None) -> list[Cell]:
-    """Every variant on every model; what peft does not have is refused with a reason, which is measured, too."""
-
-    def cell(variant: str, model: Model) -> Cell:
-        return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
-
-    return [cell(variant, model) for variant in variants or known() for model in SHORT.values()]

@@ -9,11 +9,10 @@ from torch import nn
 
 import lite
 from conformance import policy
-from conformance.variants import known
 from conformance.whole import alone, sides
-from conformance.whole.cell import Cell, Record
+from conformance.whole.cell import Record
 from conformance.whole.model import pair
-from refs.models import SHORT, Model
+from refs.models import Model
 from refs.wide import Wide
 
 CHECK = "merge"
@@ -79,12 +78,3 @@ def _weights(record: Record, module: nn.Module, theirs: Any, layers: list[str], 
             got = module.get_submodule(layer).get_parameter(name)
             record.judge("weights", f"{layer}.{name}", policy.same_function(got.detach(), value.detach(), n=n, kappa=1.0))
     return None
-
-
-def cells(variants: list[str] | None = None) -> list[Cell]:
-    """Every variant on every model."""
-
-    def cell(variant: str, model: Model) -> Cell:
-        return Cell(CHECK, variant, model.name, lambda record: measured(model, record))
-
-    return [cell(variant, model) for variant in variants or known() for model in SHORT.values()]

@@ -1,5 +1,8 @@
 """Every variant merged into every whole model."""
 
-from conformance.whole import cell, merging
+from conformance.variants import known
+from conformance.whole import merging
+from conformance.whole.cell import as_tests, on_models
+from refs.models import SHORT
 
-test_merge = cell.tests(merging.cells())
+test_merge = as_tests(on_models(merging.CHECK, known(), SHORT.values(), merging.measured))

@@ -5,4 +5,4 @@ from conformance.whole import cell
 from conformance.whole.quantised import CHECK, measured
 from refs.quantised import QUANTISED
 
-test_quantised = cell.tests(cell.on_models(CHECK, known(), QUANTISED.values(), measured))
+test_quantised = cell.as_tests(cell.on_models(CHECK, known(), QUANTISED.values(), measured))
