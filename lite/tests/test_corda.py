@@ -140,3 +140,17 @@ def test_an_input_without_a_largest_entry_is_refused():
     ):
         lite.attach(layer, lite.CorDAConfig(r=2), [CALLS[0], -CALLS[0].abs() * (torch.arange(6) > 0)])
     assert snapshot(layer) == before
+
+
+def test_calls_are_added_up_in_float64_whatever_the_model_computes_in():
+    x = inputs(7, 6, seed=73).bfloat16()
+    seen = Covariance(lite.CorDAConfig(), as_layer("", linear()))
+    seen.update(x)
+    scaled = x.double() / x.double().max().abs()
+    assert seen.sum.equal(scaled.T @ scaled)
+
+
+def test_tokens_of_all_calls_count_and_r_of_them_are_enough():
+    lite.attach(linear(), lite.CorDAConfig(r=4), [call[:1, :2] for call in CALLS])
+    with pytest.raises(ValueError, match="4 tokens are too few for r = 5 components; at least 5 are needed"):
+        lite.attach(linear(), lite.CorDAConfig(r=5), [call[:1, :2] for call in CALLS])
