@@ -1,7 +1,7 @@
 """A certificate: the measurements of one candidate for one variant, and what they add up to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
 from conformance.terminal import failure_table, verdict_table
@@ -13,12 +13,14 @@ class Certificate(Sequence[Measurement]):
     """Iterates over its measurements; prints as the verdict table and a table per failed cell.
 
     complete: whether all checks and cases were run. doc_gaps: what the candidate's documentation leaves out.
+    machine: what a run that was kept was made with.
     """
 
     variant: str
     measurements: tuple[Measurement, ...]
     complete: bool = True
     doc_gaps: tuple[str, ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> Measurement: ...

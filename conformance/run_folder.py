@@ -28,10 +28,15 @@ def write(folder: Path, certificates: Sequence[Certificate]) -> None:
     (folder / RUN).unlink(missing_ok=True)  # written last: without it there is no run
     lines = [json.dumps(m.to_dict(), ensure_ascii=False) + "\n" for certificate in certificates for m in certificate]
     _write(folder / MEASUREMENTS, "".join(lines))
-    variants = {c.variant: {"complete": c.complete, "doc_gaps": list(c.doc_gaps), "measurements": len(c)} for c in certificates}
+    variants = {
+        c.variant: {
+            "complete": c.complete, "doc_gaps": list(c.doc_gaps), "measurements": len(c), "machine": dict(c.machine) or machine(),
+        }
+        for c in certificates
+    }  # fmt: skip
     for certificate in certificates:
         _write(folder / f"{certificate.variant}.md", page(certificate))
-    _write(folder / RUN, json.dumps({"machine": machine(), "variants": variants}, indent=1) + "\n")
+    _write(folder / RUN, json.dumps({"variants": variants}, indent=1) + "\n")
 
 
 def prepare(folder: Path) -> None:
@@ -42,8 +47,8 @@ def prepare(folder: Path) -> None:
         ignore.write_text("*\n")
 
 
-def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
-    """What `write` wrote, and the machine; FileNotFoundError that says how to make it, ValueError if it is damaged."""
+def read(folder: Path) -> list[Certificate]:
+    """What `write` wrote; FileNotFoundError that says how to make it, ValueError if it is damaged."""
     if not (folder / RUN).is_file():
         raise FileNotFoundError(f"{folder} holds no run; make one with: nox -s conformance")
     try:
@@ -52,7 +57,7 @@ def read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
         raise ValueError(f"{folder} holds a damaged run ({error}); make it again with: nox -s conformance") from error
 
 
-def _read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
+def _read(folder: Path) -> list[Certificate]:
     run: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
     with (folder / MEASUREMENTS).open(encoding="utf-8", newline="\n") as lines:  # only this ends a line: messages may hold others
         measurements = [Measurement.from_dict(json.loads(line)) for line in lines]
@@ -62,8 +67,8 @@ def _read(folder: Path) -> tuple[list[Certificate], dict[str, str]]:
         own = tuple(m for m in measurements if m.variant == name)
         if len(own) != about["measurements"]:
             raise ValueError(f"{name} should have {about['measurements']} measurements, there are {len(own)}")
-        certificates.append(Certificate(name, own, about["complete"], tuple(about["doc_gaps"])))
-    return certificates, run["machine"]
+        certificates.append(Certificate(name, own, about["complete"], tuple(about["doc_gaps"]), about["machine"]))
+    return certificates
 
 
 def _write(path: Path, text: str) -> None:
@@ -72,7 +77,7 @@ def _write(path: Path, text: str) -> None:
 
 def job_summary(folder: Path) -> str:
     """The verdict tables of a run in markdown, failures in full as far as a job summary's 1 MiB has room."""
-    certificates, _ = read(folder)
+    certificates = read(folder)
     text = "\n".join(page(certificate) for certificate in certificates)
     if len(text.encode()) <= SUMMARY_BYTES:
         return text

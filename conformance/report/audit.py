@@ -15,7 +15,7 @@ from refs.formula import Decomposed, Drawn, Exactly, Init, Normal, Uniform
 from refs.problem import base
 
 
-def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
+def page(suite: Suite, summary: Summary) -> str:
     """All sections, in markdown."""
     certificate, documentation = summary.certificate, suite.candidate.documentation
     assert documentation is not None
@@ -36,7 +36,7 @@ def page(suite: Suite, summary: Summary, machine: dict[str, str]) -> str:
                 section("Known bugs that this suite catches", _bugs(summary)),
                 section("Detection floor", *_floor(summary)),
                 section("Errors and bounds", f"![errors and bounds](plots/{summary.variant}.svg)"),
-                section("Reproduce", commands(certificate), made_with(machine)),
+                section("Reproduce", commands(certificate), made_with(certificate.machine)),
             ]
         )
         + "\n"

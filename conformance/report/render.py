@@ -24,6 +24,7 @@ from conformance.report import (
     whole,
 )
 from conformance.report.markdown import table
+from conformance.report.sections import made_with
 from conformance.report.summary import Summary
 from conformance.search_results import Searched
 from conformance.suite_of import suite_of
@@ -51,7 +52,7 @@ def render(run: Path, root: Path) -> list[Path]:
     variants, a run over all releases, a third party's certificate, a check on all models.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
-    pages = _pages(*_full(run), root, run)
+    pages = _pages(_full(run), root, run)
     for path in pages:
         path.parent.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
@@ -67,7 +68,7 @@ def check(run: Path, root: Path) -> list[str]:
     committed data.
     Raises as `render` does.
     """
-    summaries, machine = _full(run)
+    summaries = _full(run)
     reports = root / "reports"
     try:
         committed = json.loads(_text(reports / VERDICTS) or "{}")
@@ -79,7 +80,7 @@ def check(run: Path, root: Path) -> list[str]:
             before = committed.get(summary.variant, {}).get(key)
             found += [f"{summary.variant}, {change}" for change in _changes(key, before, now)]
     found += whole_results.changes(run, reports)
-    pages = _pages(summaries, machine, root, None)
+    pages = _pages(summaries, root, None)
     for path, text in pages.items():
         if path.name != VERDICTS and _comparable(path, _text(path)) != _comparable(path, text):
             found.append(f"{path.relative_to(root).as_posix()} is not what this run renders")
@@ -87,7 +88,7 @@ def check(run: Path, root: Path) -> list[str]:
     return found + [f"{path.relative_to(root).as_posix()} belongs to no variant" for path in strangers]
 
 
-def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: Path | None) -> dict[Path, str]:
+def _pages(summaries: list[Summary], root: Path, run: Path | None) -> dict[Path, str]:
     """Everything that is rendered; the history is the committed one, continued.
 
     run: where new data of the search, of drift, of third parties and of whole models may be; without them those that are committed stay.
@@ -98,7 +99,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: P
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
-        reports / "README.md": _index(summaries, past, machine, search, releases, sheets),
+        reports / "README.md": _index(summaries, past, search, releases, sheets),
         reports / UPSTREAM: upstream.page(),
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
@@ -114,7 +115,7 @@ def _pages(summaries: list[Summary], machine: dict[str, str], root: Path, run: P
         pages[reports / whole_results.FILE] = whole_results.to_json(sheets)
     for summary in summaries:
         with one_thread():
-            pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary, machine)
+            pages[reports / f"{summary.variant}.md"] = audit.page(suite_of(summary.variant), summary)
         pages[reports / "plots" / f"{summary.variant}.svg"] = plot.svg(summary)
         pages[reports / "plots" / f"{summary.variant}-floor.svg"] = floor_plot.svg(summary.variant, summary.floors)
         pages[reports / "badges" / f"{summary.variant}.json"] = badges.endpoint(summary)
@@ -155,8 +156,8 @@ def _changes(key: str, before: object, now: object) -> list[str]:
     return [] if before == now else [f"{key}: committed {before!r}, now {now!r}"]
 
 
-def _full(run: Path) -> tuple[list[Summary], dict[str, str]]:
-    certificates, machine = run_folder.read(run)
+def _full(run: Path) -> list[Summary]:
+    certificates = run_folder.read(run)
     narrowed = [c.variant for c in certificates if not c.complete]
     if missing := [name for name in known() if name not in {c.variant for c in certificates}] + narrowed:
         raise ValueError(
@@ -165,7 +166,7 @@ def _full(run: Path) -> tuple[list[Summary], dict[str, str]]:
     floors = floor_run.read(run)
     if unmeasured := [name for name in known() if name not in floors]:
         raise ValueError(f"{run} holds no detection floor of {', '.join(unmeasured)}; make it with: nox -s floor")
-    return [Summary(certificate, floors[certificate.variant]) for certificate in certificates], machine
+    return [Summary(certificate, floors[certificate.variant]) for certificate in certificates]
 
 
 def _verdicts(summaries: list[Summary]) -> str:
@@ -192,7 +193,6 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
 def _index(
     summaries: list[Summary],
     past: str,
-    machine: dict[str, str],
     search: Searched | None,
     releases: Drift | None,
     sheets: dict[str, Sheet],
@@ -232,6 +232,6 @@ def _index(
         *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
         *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
         *whole.lines(sheets),
-        f"[Verdict history]({HISTORY}). Made with {', '.join(f'{name} {value}' for name, value in machine.items())}.",
+        f"[Verdict history]({HISTORY}). {' '.join(dict.fromkeys(made_with(s.certificate.machine) for s in summaries))}",
     ]
     return "\n\n".join(parts) + "\n"

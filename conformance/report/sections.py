@@ -1,5 +1,7 @@
 """Sections that the page of any certificate has."""
 
+from collections.abc import Mapping
+
 from conformance.certificate import Certificate
 from conformance.report.markdown import anchor, bullets, table
 from conformance.report.summary import Summary
@@ -67,6 +69,6 @@ def commands(certificate: Certificate) -> str:
     return table(["check", "reference", "largest error", "command"], rows)
 
 
-def made_with(machine: dict[str, str]) -> str:
+def made_with(machine: Mapping[str, str]) -> str:
     """Versions and machine."""
     return "Made with " + ", ".join(f"{name} {value}" for name, value in machine.items()) + "."
