@@ -91,8 +91,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs."""
+    """Render `reports/` and README's table from a full run; `-- --check` fails if a verdict, divergence or doc gap differs, `-- --merge DIR…` takes runs that are there."""
     install(session, "report")
+    if "--merge" in session.posargs:
+        python(session, "-m", "conformance", "report", *session.posargs)
+        return
     python(
         session,
         "-m",

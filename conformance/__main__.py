@@ -148,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--check", action="store_true", help="write nothing; fail if a verdict, a divergence or a doc gap differs")
     command.add_argument("--run-folder", metavar="DIR", type=Path, default=RUN, help=f"where the run is (default {RUN})")
     command.add_argument("--root", metavar="DIR", type=Path, default=Path(), help="the checkout (default here)")
+    command.add_argument(
+        "--merge",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="first make one run of these, in --run-folder: one per variant, or per machine",
+    )
     command.set_defaults(run=_report)
 
     command = commands.add_parser("summary", help="the verdict tables of the last run in markdown, for a job summary")
@@ -263,8 +271,11 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from conformance import merged
     from conformance.report import render as report
 
+    if options.merge:
+        merged.merge(options.merge, options.run_folder)
     if not options.check:
         for path in report.render(options.run_folder, options.root):
             _say(f"wrote {path}")

@@ -186,10 +186,9 @@ class Collector:
         from conformance.whole import results
 
         folder = Path(self.config.rootpath) / self._folder()
-        for check, measurements in self._sheets():
+        for check, cells in sorted(self.whole.items()):
             run_folder.prepare(folder)
-            complete = len(self.whole[check]) == self.whole_sizes[check]
-            results.write(folder, check, complete, run_folder.machine(), measurements)
+            results.write(folder, check, self.whole_sizes[check], run_folder.machine(), cells)
         if self.whole:
             yield f"measurements of whole models: {folder / results.RUN}"
 

@@ -75,7 +75,7 @@ def contents(folder):
 
 def rewritten(run, folder, change):
     """The run with one certificate changed."""
-    certificates, _ = run_folder.read(run)
+    certificates = run_folder.read(run)
     run_folder.write(folder, [change(c) if c.variant == "delora" else c for c in certificates])
     floor_run.write(folder, floor_run.read(run))
     return folder
@@ -253,7 +253,7 @@ def test_a_readme_without_markers_is_refused(run, tmp_path):
 
 
 def test_a_planted_bug_shows_in_the_plotted_numbers(run):
-    certificates, _ = run_folder.read(run)
+    certificates = run_folder.read(run)
     plain = Summary(next(c for c in certificates if c.variant == "delora"))
     from conformance import certify
 
@@ -305,7 +305,8 @@ def searched(run, tmp_path_factory):
     """The run beside a search; a function that writes another."""
     folder = tmp_path_factory.mktemp("searched")
     shutil.copytree(run, folder, dirs_exist_ok=True)
-    certificates, machine = run_folder.read(run)
+    certificates = run_folder.read(run)
+    machine = run_folder.machine()
     measured = {c.variant: [m for m in c if m.unit == "u64" and m.error] for c in certificates}
     found = [Found(name, "peft", "peft 0", cases=30, edges=3, closest=measured[name][:2]) for name in VARIANTS]
 

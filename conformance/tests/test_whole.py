@@ -172,9 +172,9 @@ MACHINE = {"python": "3"}
 
 
 def test_a_run_replaces_its_own_sheets_only(tmp_path):
-    results.write(tmp_path, "model", True, MACHINE, SOME)
-    results.write(tmp_path, "training", False, MACHINE, SOME[:1])
-    results.write(tmp_path, "model", True, MACHINE, SOME[:2])
+    results.write(tmp_path, "model", 1, MACHINE, {0: SOME})
+    results.write(tmp_path, "training", 2, MACHINE, {0: SOME[:1]})
+    results.write(tmp_path, "model", 1, MACHINE, {0: SOME[:2]})
     sheets = results.read_run(tmp_path)
     assert {check: (sheet.complete, len(sheet.rows)) for check, sheet in sheets.items()} == {
         "model": (True, 1),
@@ -183,11 +183,29 @@ def test_a_run_replaces_its_own_sheets_only(tmp_path):
     assert [(row.group, row.count, row.shown.what) for row in sheets["model"].rows] == [("eval", 2, "eval: logits")]
 
 
+def test_runs_of_some_cells_each_make_a_whole(tmp_path):
+    one, two, both = (tmp_path / name for name in ("one", "two", "both"))
+    for folder, cells in ((one, {1: SOME[1:]}), (two, {0: SOME[:1]}), (both, {})):
+        folder.mkdir()
+        if cells:
+            results.write(folder, "model", 2, MACHINE, cells)
+    results.write(two, "training", 2, MACHINE, {1: SOME[:1]})
+    results.merge([one, two], both)
+    assert {check: sheet.complete for check, sheet in results.read_run(both).items()} == {"model": True, "training": False}
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    results.write(whole, "model", 2, MACHINE, {0: SOME[:1], 1: SOME[1:]})
+    results.write(whole, "training", 2, MACHINE, {1: SOME[:1]})
+    assert (both / results.RUN).read_text() == (whole / results.RUN).read_text()
+    with pytest.raises(ValueError, match="model: 1 cells are in two of"):
+        results.merge([one, both], whole)
+
+
 def test_a_damaged_file_is_told_and_replaced_by_the_next_run(tmp_path):
     (tmp_path / results.RUN).write_text("{")
     with pytest.raises(ValueError, match=r"whole\.jsonl is damaged"):
         results.read_run(tmp_path)
-    results.write(tmp_path, "model", True, MACHINE, SOME)
+    results.write(tmp_path, "model", 1, MACHINE, {0: SOME})
     assert list(results.read_run(tmp_path)) == ["model"]
     (tmp_path / results.FILE).write_text("[]")
     with pytest.raises(ValueError, match=r"whole\.json is damaged"):
@@ -197,11 +215,11 @@ def test_a_damaged_file_is_told_and_replaced_by_the_next_run(tmp_path):
 def test_pages_are_made_of_complete_sheets_else_of_the_committed_ones(tmp_path):
     run_, reports = tmp_path / "run", tmp_path / "reports"
     run_.mkdir(), reports.mkdir()
-    results.write(run_, "model", True, MACHINE, SOME)
+    results.write(run_, "model", 1, MACHINE, {0: SOME})
     (reports / results.FILE).write_text(results.to_json(results.current(run_, reports)))
     committed = results.read(reports)
     assert committed["model"].rows == results.read_run(run_)["model"].rows
-    results.write(run_, "model", False, MACHINE, SOME[:1])
+    results.write(run_, "model", 2, MACHINE, {0: SOME[:1]})
     assert results.current(run_, reports) == results.current(None, reports) == committed
     page = pages.pages(committed)["models.md"]
     assert "| variant | bert | gpt2 |" in page
@@ -215,13 +233,13 @@ def test_pages_are_made_of_complete_sheets_else_of_the_committed_ones(tmp_path):
 def test_another_verdict_than_the_committed_one_is_told(tmp_path):
     run_, reports = tmp_path / "run", tmp_path / "reports"
     run_.mkdir(), reports.mkdir()
-    results.write(run_, "model", True, MACHINE, SOME[:2])
+    results.write(run_, "model", 1, MACHINE, {0: SOME[:2]})
     assert results.changes(run_, reports) == []
     (reports / results.FILE).write_text(results.to_json(results.current(run_, reports)))
     same = [dataclasses.replace(m, verdict=Verdict.IDENTICAL) for m in SOME[:2]]
-    results.write(run_, "model", True, MACHINE, same)
+    results.write(run_, "model", 1, MACHINE, {0: same})
     assert results.changes(run_, reports) == []
-    results.write(run_, "model", True, MACHINE, SOME[:3])
+    results.write(run_, "model", 1, MACHINE, {0: SOME[:3]})
     assert results.changes(run_, reports) == ["model, lora on bert, train: committed 'nothing', now 'fails'"]
 
 
@@ -260,8 +278,9 @@ def test_any_order_and_any_number_of_workers_give_the_same_file(tmp_path):
         texts.append((folder / ".conformance" / results.RUN).read_text())
     assert texts[0] == texts[1] == texts[2]
     told = [json.loads(line) for line in texts[0].splitlines()]
-    assert [(entry["check"], entry["complete"]) for entry in told] == [("model", False), ("training", False)]
-    assert {m["case_id"] for m in told[0]["measurements"]} == {"gpt2", "llama"}
+    assert [entry["check"] for entry in told] == ["interop", "merge", "model", "training"]
+    assert all(len(entry["cells"]) < entry["size"] for entry in told)
+    assert {m["case_id"] for cell in told[2]["cells"].values() for m in cell} == {"gpt2", "llama"}
 
 
 def test_the_names_of_tests_are_those_of_checks():

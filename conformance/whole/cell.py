@@ -45,6 +45,10 @@ class Record:
         """Add a documented difference that was verified to be there."""
         self._add(Verdict.DIVERGES, group, what, reason=reason)
 
+    def names(self, group: str, what: str, got: set[str], should: set[str]) -> None:
+        """Add whether both sides hold the same names: how many, and some of those that the other has not."""
+        self.expect(group, what, _beside(got, should), _beside(should, got))
+
     def not_applicable(self, group: str, reason: str) -> None:
         """Add why something cannot be asked."""
         self._add(Verdict.NOT_APPLICABLE, group, "", reason=reason)
@@ -74,6 +78,11 @@ class Record:
                 **more,
             )
         )
+
+
+def _beside(names: set[str], others: set[str]) -> str:
+    more = sorted(names - others)
+    return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
 
 
 @dataclass(frozen=True, eq=False)

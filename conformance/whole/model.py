@@ -99,19 +99,11 @@ def _targets(record: Record, both: Pair) -> None:
         for ends in sides.placement(record.variant, both.model).values()
         for name in both.model.named(both.model.fresh(torch.float32), ends)
     }
-    record.expect(
-        "targets", "layers of lite", sides.some(sides.targets(both.lite), wanted), sides.some(wanted, sides.targets(both.lite))
-    )
-    if not sides.other_start(record.variant):
-        record.expect(
-            "targets",
-            "layers",
-            sides.some(sides.targets(both.lite), sides.targets(both.peft)),
-            sides.some(sides.targets(both.peft), sides.targets(both.lite)),
-        )
-    trained = {name for name, tensor in both.lite.tensors.items() if tensor.requires_grad}
-    there = {name for name, tensor in both.peft.tensors.items() if tensor.requires_grad}
-    record.expect("targets", "trained tensors", sides.some(trained, there), sides.some(there, trained))
+    record.names("targets", "layers of lite", sides.targets(both.lite), wanted)
+    if not sides.other_start(record.variant):  # else peft was told the layers by name
+        record.names("targets", "layers", sides.targets(both.lite), sides.targets(both.peft))
+    trained, there = ({name for name, tensor in side.tensors.items() if tensor.requires_grad} for side in (both.lite, both.peft))
+    record.names("targets", "trained tensors", trained, there)
     for name, side in (("lite", both.lite), ("peft", both.peft)):
         more = [name for name, parameter in side.strangers().items() if parameter.requires_grad]
         record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
@@ -155,9 +147,7 @@ def _checkpointing(record: Record, model: Model, side: Side) -> None:
     """Activations that are computed again while going back: the same bits, dropout included."""
     plain, before = _counted(model, side)
     module: Any = side.module
-    word = (
-        "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"
-    )  # transformers 5's name, and the older
+    word = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"  # newer transformers, older ones
     getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
     again, after = _counted(model, side)
     getattr(module, f"{word}_checkpointing_disable")()

@@ -1,7 +1,7 @@
 """What the checks of whole models came to: a run's own in its folder, the committed ones, shortened, beside their pages."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,33 @@ def summed_up(measurements: Iterable[Measurement]) -> tuple[Row, ...]:
     return tuple(Row(*place, worst(own), len(own), peak(own)) for place, own in grouped.items())
 
 
-def write(folder: Path, check: str, complete: bool, machine: dict[str, str], measurements: Sequence[Measurement]) -> None:
-    """Put a check's measurements into a run's folder, in the place of older ones of the same check; OSError if it cannot be written."""
-    line = {"check": check, "complete": complete, "machine": machine, "measurements": [m.to_dict() for m in measurements]}
+def write(folder: Path, check: str, size: int, machine: dict[str, str], cells: Mapping[int, Sequence[Measurement]]) -> None:
+    """Put a check's measurements into a run's folder, in the place of older ones of the same check; OSError if it cannot be written.
+
+    size: how many cells it has. cells: place → measurements, of those that ran.
+    """
+    told = {str(place): [m.to_dict() for m in own] for place, own in sorted(cells.items())}
     try:
         others = [old for old in _lines(folder) if old["check"] != check]
     except (ValueError, KeyError, TypeError):
         others = []  # a damaged file is made anew
-    lines = sorted([*others, line], key=lambda entry: str(entry["check"]))
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines)
+    _keep(folder, [*others, {"check": check, "size": size, "machine": machine, "cells": told}])
+
+
+def merge(folders: Sequence[Path], into: Path) -> None:
+    """Put the cells of several runs into one folder; ValueError for one that ran twice."""
+    merged: dict[str, dict[str, Any]] = {}
+    for line in (line for folder in folders for line in _lines(folder)):
+        there = merged.setdefault(line["check"], line | {"cells": {}})
+        if twice := sorted(there["cells"].keys() & line["cells"].keys()):
+            raise ValueError(f"{line['check']}: {len(twice)} cells are in two of {', '.join(map(str, folders))}")
+        there["cells"] = dict(sorted((there["cells"] | line["cells"]).items(), key=lambda cell: int(cell[0])))
+    if merged:
+        _keep(into, list(merged.values()))
+
+
+def _keep(folder: Path, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sorted(lines, key=lambda line: str(line["check"])))
     (folder / RUN).write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -73,7 +91,10 @@ def read_run(folder: Path) -> dict[str, Sheet]:
     try:
         return {
             line["check"]: Sheet(
-                line["check"], line["complete"], line["machine"], summed_up(map(Measurement.from_dict, line["measurements"]))
+                line["check"],
+                len(line["cells"]) == line["size"],
+                line["machine"],
+                summed_up(Measurement.from_dict(m) for own in line["cells"].values() for m in own),
             )
             for line in _lines(folder)
         }

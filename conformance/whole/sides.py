@@ -220,12 +220,6 @@ def targets(side: Side) -> set[str]:
     return {name.removeprefix(PREFIX) for name, module in side.module.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def some(names: set[str], others: set[str]) -> str:
-    """How many, and which of them the other side has not."""
-    more = sorted(names - others)
-    return f"{len(names)}" + (f", also {', '.join(more[:4])}" if more else "")
-
-
 def refusal(variant: str, model: Model) -> str | None:
     """Why peft does not take this variant on this model, in its own words; None if it does. Other exceptions are not caught."""
     base = model.fresh(torch.float32, blocks=1)
