@@ -160,7 +160,7 @@ BUGS = (
         source="peft",
         hidden_by="one layer in tests",
         where="lite.calibration:Reader.read",
-        old="if self.leader is not self or len(rows) == 0:",
+        old="if self.leader is not None or len(rows) == 0:",
         new="if len(rows) == 0:",
         red=frozenset({"calibration"}),
         message="lora_A of q",

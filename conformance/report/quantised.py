@@ -52,8 +52,7 @@ def _cells(rows: Sequence[Row], notes: list[str]) -> list[str]:
 
 def _alone(who: str, rows: Sequence[Row], notes: list[str]) -> str:
     """Works, refuses with the reason, or what else the verdict is."""
-    verdict = worst_of(rows)
-    if not rows or verdict.is_red or verdict is Verdict.UNTESTED:
+    if not rows or (verdict := worst_of(rows)).is_red or verdict is Verdict.UNTESTED:
         return cell(rows, notes)
     for group, word in WORDS.items():
         if told := [row for row in rows if row.group == who + group]:

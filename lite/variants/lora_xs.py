@@ -41,6 +41,11 @@ class LoRAXSConfig(Config):
     niter: int | None = option(None, optional(positive_int))
 
 
+def scale(config: LoRAXSConfig) -> float:
+    """s of the formula."""
+    return 1.0 if config.alpha is None else config.alpha / config.r
+
+
 def parameters(config: LoRAXSConfig, layer: Layer) -> Shapes:
     return {"lora_R": (config.r, config.r)}
 
@@ -57,9 +62,8 @@ def init(config: LoRAXSConfig, layer: Layer) -> dict[str, Tensor]:
 
 
 def forward(config: LoRAXSConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
-    s = 1.0 if config.alpha is None else config.alpha / config.r
     x = F.dropout(x, config.dropout, layer.module.training)
-    return y + F.linear(F.linear(F.linear(x, t["lora_A"]) * s, t["lora_R"]), t["lora_B"])
+    return y + F.linear(F.linear(F.linear(x, t["lora_A"]) * scale(config), t["lora_R"]), t["lora_B"])
 
 
 def free(config: LoRAXSConfig) -> dict[str, Any]:
@@ -70,8 +74,7 @@ def free(config: LoRAXSConfig) -> dict[str, Any]:
 def to_tinylora(config: LoRAXSConfig, t: Tensors) -> dict[str, Tensor]:
     """R = Σ_i v_i P_i with P_i that are s at one place and zero elsewhere, so that v is R."""
     R, r = t["lora_R"], config.r
-    s = 1.0 if config.alpha is None else config.alpha / r
-    P = s * torch.eye(r * r, dtype=R.dtype, device=R.device).reshape(r * r, r, r)
+    P = scale(config) * torch.eye(r * r, dtype=R.dtype, device=R.device).reshape(r * r, r, r)
     return {"tinylora_v": R.flatten(), "tinylora_A": t["lora_A"], "tinylora_B": t["lora_B"], "tinylora_P": P}
 
 
