@@ -28,7 +28,7 @@ SOURCES = ("lite", "refs", "conformance")
 
 # Which tests judge a file: arguments for pytest. All others would only cost time; a method's carry its name.
 TESTS: dict[str, tuple[str, ...]] = {
-    f"lite/variants/{path.stem}.py": ("-k", path.stem, "lite/tests", "conformance/suites")
+    f"lite/variants/{path.stem}.py": ("-k", path.stem, "lite/tests", "conformance/suites", "conformance/whole/test_interop.py")
     for path in sorted((ROOT / "lite" / "variants").glob("[!_]*.py"))
 } | {
     "lite/decomposition.py": ("-k", "pissa or lora_xs", "lite/tests", "conformance/suites"),
