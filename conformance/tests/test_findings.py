@@ -110,12 +110,14 @@ def test_scripts_are_for_strangers(finding):
         "torchtune",
         "lycoris",
         "adapters",
+        "bitsandbytes",
         "contextlib",
         "copy",
         "tempfile",
         "importlib",
         "subprocess",
         "sys",
+        "warnings",
     }
     assert {module.partition(".")[0] for module in modules} <= outside
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
