@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 import lite
 
 SHAPES = ((512, 512), (1024, 1024), (2048, 2048), (1024, 4096), (4096, 4096))  # d_in, d_out
@@ -25,12 +27,14 @@ class Cell:
     rank: int
     dtype: str
     threads: int
+    device: str = "cpu"
 
     @property
     def id(self) -> str:
         """A file's name."""
         rank = f"-r{self.rank}" if self.rank else ""
-        return f"{self.variant}-{self.d_in}x{self.d_out}-t{self.tokens}{rank}-{self.dtype}-{self.threads}"
+        where = self.threads if self.device == "cpu" else self.device
+        return f"{self.variant}-{self.d_in}x{self.d_out}-t{self.tokens}{rank}-{self.dtype}-{where}"
 
     @property
     def is_large(self) -> bool:
@@ -43,8 +47,9 @@ class Cell:
 
 
 def cells(variants: Sequence[str] = VARIANTS) -> Iterator[Cell]:
-    """All of some methods."""
+    """All of some methods: on the CPU with each number of threads, and on the GPU where there is one."""
+    places = [(threads, "cpu") for threads in THREADS] + [(1, "cuda")] * torch.cuda.is_available()
     for variant in variants:
         ranks = RANKS if "r" in lite.VARIANTS[variant].config.__dataclass_fields__ else (0,)
-        for shape, tokens, rank, dtype, threads in itertools.product(SHAPES, TOKENS, ranks, DTYPES, THREADS):
-            yield Cell(variant, *shape, tokens, rank, dtype, threads)
+        for shape, tokens, rank, dtype, place in itertools.product(SHAPES, TOKENS, ranks, DTYPES, places):
+            yield Cell(variant, *shape, tokens, rank, dtype, *place)

@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,17 @@ def report(folder: Path, runs: int, variants: Sequence[str] = (), *, again: bool
     for cell in track(open_, f"{len(open_)} of {len(chosen)} cells", console=Console(stderr=True)):
         text = json.dumps(measured(cell, runs, _slow(where, cell)), indent=1)
         (where / f"{cell.id}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    Console().print(table(read(folder)))
+    console = Console()
+    console.print(table(read(folder)))
+    if not torch.cuda.is_available():
+        console.print("no GPU here: these are times of the CPU")
 
 
 def _slow(where: Path, cell: Cell) -> bool:
     """Whether peft took too long on half the size for the largest layers to be asked."""
     if not cell.is_large:
         return False
-    smaller = Cell(cell.variant, cell.d_in // 2, cell.d_out // 2, cell.tokens, cell.rank, cell.dtype, cell.threads)
+    smaller = replace(cell, d_in=cell.d_in // 2, d_out=cell.d_out // 2)
     known = where / f"{smaller.id}.json"
     return known.is_file() and json.loads(known.read_text())["seconds"].get("peft", 0.0) * 4 > SLOW
 
@@ -60,9 +64,9 @@ def measured(cell: Cell, runs: int, skipped: bool = False) -> dict[str, Any]:
         }
     made = sides.steps(cell)
     with threads(cell.threads):
-        first = {name: _seconds(step) for name, step in made.items()}  # warms up
+        first = {name: _seconds(step, cell.device) for name, step in made.items()}  # warms up
         count = runs if max(first.values()) < LONG else FEW
-        rounds = [{name: _seconds(step) for name, step in made.items()} for _ in range(count)]
+        rounds = [{name: _seconds(step, cell.device) for name, step in made.items()} for _ in range(count)]
         taken = {name: _bytes(step) for name, step in made.items()}
     ratios = {name: sorted(turn["lite"] / turn[name] for turn in rounds) for name in made if name != "lite"}
     return about | {
@@ -74,10 +78,21 @@ def measured(cell: Cell, runs: int, skipped: bool = False) -> dict[str, Any]:
     }
 
 
-def _seconds(step: Step) -> float:
+def _seconds(step: Step, device: str) -> float:
+    if device != "cpu":
+        return _on_gpu(step)
     before = time.perf_counter()
     step()
     return time.perf_counter() - before
+
+
+def _on_gpu(step: Step) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    step()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
 
 
 def _bytes(step: Step) -> int:
@@ -116,8 +131,3 @@ def table(found: Sequence[dict[str, Any]]) -> Table:
                 f"{max(limits):.2f}" if limits else "–", f"{max(memory):.2f}",
             )  # fmt: skip
     return made
-
-
-def is_on_gpu() -> bool:
-    """Whether there is one; these cells are of the CPU."""
-    return torch.cuda.is_available()

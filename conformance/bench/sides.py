@@ -2,7 +2,7 @@
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def _has_alpha(cell: Cell) -> bool:
 
 def _base(cell: Cell) -> nn.Linear:
     torch.manual_seed(0)
-    return nn.Linear(cell.d_in, cell.d_out, dtype=getattr(torch, cell.dtype)).requires_grad_(False)
+    return nn.Linear(cell.d_in, cell.d_out, dtype=getattr(torch, cell.dtype), device=cell.device).requires_grad_(False)
 
 
 def _loralib(cell: Cell) -> nn.Module:
@@ -83,7 +83,7 @@ def _loralib(cell: Cell) -> nn.Module:
 
     layer: nn.Module = loralib.Linear(cell.d_in, cell.d_out, r=cell.rank, lora_alpha=ALPHA, merge_weights=False)
     loralib.mark_only_lora_as_trainable(layer)
-    return layer.to(getattr(torch, cell.dtype))
+    return layer.to(cell.device, getattr(torch, cell.dtype))
 
 
 def _step(cell: Cell, layer: nn.Module) -> Step:
@@ -100,7 +100,8 @@ def _step(cell: Cell, layer: nn.Module) -> Step:
 def _data(cell: Cell) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     dtype = getattr(torch, cell.dtype)
-    return torch.randn(cell.tokens, cell.d_in).to(dtype).requires_grad_(), torch.randn(cell.tokens, cell.d_out).to(dtype)
+    x, cotangent = (torch.randn(cell.tokens, size).to(cell.device, dtype) for size in (cell.d_in, cell.d_out))
+    return x.requires_grad_(), cotangent
 
 
 def products(cell: Cell) -> list[tuple[int, int, int]]:
@@ -137,7 +138,7 @@ def products(cell: Cell) -> list[tuple[int, int, int]]:
 def _limit(cell: Cell) -> Step:
     """The bare layer's step and the method's products, by plain calls of torch."""
     bare, dtype = _step(cell, _base(cell)), getattr(torch, cell.dtype)
-    factors = [(torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)) for m, k, n in products(cell)]
+    factors = [tuple(torch.randn(rows, k).to(cell.device, dtype) for rows in (m, n)) for m, k, n in products(cell)]
 
     def step() -> None:
         bare()
@@ -146,8 +147,3 @@ def _limit(cell: Cell) -> Step:
                 F.linear(left, right)
 
     return Step(step, (*bare.known, *(factor for pair in factors for factor in pair)))
-
-
-def names(cell: Cell) -> Sequence[str]:
-    """Of what is timed."""
-    return ("bare", "limit", "lite", "peft", *(("loralib",) if cell.variant == "lora" else ()))
