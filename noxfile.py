@@ -187,8 +187,17 @@ def search(session: nox.Session) -> None:
 
 
 @nox.session
+def quantised(session: nox.Session) -> None:
+    """Every variant on 4-bit and 8-bit bases of bitsandbytes, beside peft, in an environment of its own. `-- -k hra`."""
+    own = HERE / ".nox" / "quantised" / BIN
+    requirements = [name for group in ("pretrained", "quantised") for name in nox.project.dependency_groups(PROJECT, group)]
+    environment(session, own, "quantised", requirements, PINS.read_text())
+    python(session, "-m", "pytest", "conformance/whole/on_quantised.py", *session.posargs, interpreter=own)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """How long lite's layers take beside PiSSA's, attaching, saving and loading beside peft's, and the suites. `-- layers`, `-- attach`, `-- --help`."""
+    """How long lite's layers take beside peft's; attaching, saving and loading; the suites. `-- layers`, `-- dora`, `-- --help`."""
     install(session, "test")
     python(session, "-m", "conformance.bench", *session.posargs)
 

@@ -12,6 +12,11 @@ from conformance.verdict import PAIR, Measurement, Verdict, cells, peak, rounded
 
 WIDTH = 132
 LINES = 12  # of a case with many failures, where not all cases are shown either
+LONG = {
+    "training of 100 steps": "hundred_steps.py",
+    "compilation": "hundred_steps.py",
+    "quantised": "on_quantised.py",
+}  # not collected by themselves
 WHOLE_MODEL = "whole model "  # before its name, the case of a check of whole models
 THIRD_PARTY = "third party "  # before the page's name, what a library's layer is called as a candidate
 
@@ -121,7 +126,7 @@ def failure_table(measurements: Sequence[Measurement], most: int | None = None) 
 def reproduce(m: Measurement) -> str:
     """The one command that makes this measurement again."""
     if m.case.startswith(WHOLE_MODEL):
-        return f'python -m pytest conformance/whole -k "{test_name(m.check)}[{m.variant}-{m.case_id}]"'
+        return f'python -m pytest conformance/whole{LONG.get(m.check, "")} -k "{test_name(m.check)}[{m.variant}-{m.case_id}]"'
     generated = m.check == "shape sweep"  # no grid has such a case: it is told in full
     name = m.case if generated else m.case_id
     if m.candidate == "yours":

@@ -113,8 +113,9 @@ def _cells(one: Seen) -> Iterator[str]:
 
 
 def _missing(finding: Finding) -> str:
-    try:
-        metadata.version(finding.library)
-    except metadata.PackageNotFoundError:
-        return f"untested: {finding.library} is not installed"
+    for name in filter(None, (finding.library, finding.needs)):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return f"untested: {name} is not installed"
     return ""

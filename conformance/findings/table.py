@@ -33,6 +33,7 @@ class Finding:
     infinite: what infinity stands for.
     sizes: as measured, rounded up to a power of two, one for each of `RELEASES`; None where the release has no such method.
     cell: the row of a suite, as `reproduce` takes it, that shows the bug or asks the same of lite; "" if there is none.
+    needs: another package that the script takes.
     page: of the third party's layer that it turns red; "" if it turns none.
     divergences: ids under which it shows it. planted: the known bug that turns it red. says: what it says of the reference, or why there
         is no cell.
@@ -48,6 +49,7 @@ class Finding:
     source: str
     infinite: str = "raises"
     cell: str = ""
+    needs: str = ""
     page: str = ""
     divergences: tuple[str, ...] = ()
     planted: str = ""
@@ -263,6 +265,7 @@ FINDINGS = (
         library="peft",
         title="HRA on 8-bit layers of bitsandbytes computes with the codes",
         expected=(100.0, 1000.0),
+        needs="bitsandbytes",
         sizes=(math.inf, *(512.0,) * 6),
         says="cases have no quantised layers; [quantised bases](quantised.md) shows it",
         hidden_by="quantised layers are tested with methods that have a class for them",
