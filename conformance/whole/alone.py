@@ -1,6 +1,7 @@
 """lite's side alone, for methods and layers that peft does not have; and what a model returns."""
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from conformance.whole.sides import EFFECT, Side
 from refs.models import Model
 from refs.numbers import normal
 
-DRAWS = 4
 Outputs = dict[str, Tensor]
 
 
@@ -53,14 +53,8 @@ def outputs(model: Model, module: nn.Module) -> Outputs:
 
 
 def sensitivity(model: Model, side: Side) -> dict[str, float]:
-    """κ of every output: its largest relative change, in u32, when every number of the model moves by one rounding; at least 1."""
-    truth = outputs(model, side.module)
-    kappa = dict.fromkeys(truth, 1.0)
-    for draw in range(DRAWS):
-        with sides.jittered(side, draw):
-            drawn = outputs(model, side.module)
-        kappa = {name: max(kappa[name], policy.distance(drawn[name], value) / policy.U32) for name, value in truth.items()}
-    return kappa
+    """κ of every output."""
+    return sides.sensitivity(side, outputs(model, side.module), partial(outputs, model, side.module))
 
 
 def longest(model: Model, module: nn.Module) -> int:

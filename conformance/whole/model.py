@@ -4,6 +4,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from refs.models import Model
 from refs.wide import Wide
 
 DROPOUT = 0.1
-DRAWS = 2  # each moves a hundred thousand numbers
 COMPILED = "bert"  # in the default run every variant is compiled here, LoRA everywhere
 BLOCKS = 1  # of a model that is compiled, which takes seconds for each
 LEAST, MOST = 1e-2, 10.0  # by how much an adapter has to move the output, relative, for the case to see anything
@@ -84,7 +84,7 @@ def measured(model: Model, record: Record) -> None:
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
     with Wide():
-        kappa = sensitivity(model, both.peft, trace(model, both.peft, "eval"))
+        kappa = sensitivity(model, both.peft)
     for mode in ("eval", "train"):
         _function(record, both, mode, kappa)
     both.lite.module.float()
@@ -121,26 +121,20 @@ def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float])
     if dead := [name for name, value in truth.items() if not value.any()]:
         record.untested(mode, f"without effect in peft: {', '.join(dead)}")
     for name, value in truth.items():
-        record.judge(mode, name, policy.same_function(got[name], value, n=longest(both), kappa=kappa[name], ill=policy.CHAIN))
+        record.judge(
+            mode, name, policy.same_function(got[name], value, n=longest(model, both.lite), kappa=kappa[name], ill=policy.CHAIN)
+        )
 
 
-def longest(both: Pair) -> int:
+def longest(model: Model, side: Side) -> int:
     """n of the bound: of the longest sum. That layers follow one another is in κ, for which every number of every layer is moved."""
-    widths = [
-        width for adapter in sides.attachment(both.lite.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)
-    ]
-    return max(*widths, both.model.batch()["input_ids"].numel())
+    widths = [width for adapter in sides.attachment(side.module).adapters for width in (adapter.layer.d_in, adapter.layer.d_out)]
+    return max(*widths, model.batch()["input_ids"].numel())
 
 
-def sensitivity(model: Model, side: Side, truth: Trace) -> dict[str, float]:
-    """κ of everything in a trace: its largest relative change, in u32, when everything moves by one rounding; at least 1."""
-    kappa = dict.fromkeys(truth, 1.0)
-    for draw in range(DRAWS):
-        with sides.jittered(side, draw):
-            drawn = trace(model, side, "eval")
-        for name, value in drawn.items():
-            kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
-    return kappa
+def sensitivity(model: Model, side: Side) -> dict[str, float]:
+    """κ of everything in a trace in eval mode."""
+    return sides.sensitivity(side, trace(model, side, "eval"), partial(trace, model, side, "eval"))
 
 
 def _checkpointing(record: Record, model: Model, side: Side) -> None:
@@ -173,8 +167,7 @@ def compiled(record: Record, model: Model, backend: str) -> None:
     """The compiled model in float32 beside the same model as it is."""
     side = pair(record.variant, model, blocks=BLOCKS).lite
     with Wide():
-        truth = trace(model, side, "eval")
-        kappa = sensitivity(model, side, truth)
+        truth, kappa = trace(model, side, "eval"), sensitivity(model, side)
     side.module.float()
     plain = trace(model, side, "eval")
     torch.compiler.reset()

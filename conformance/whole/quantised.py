@@ -17,7 +17,7 @@ from conformance import policy
 from conformance.hosts import changes
 from conformance.whole import sides
 from conformance.whole.cell import Record
-from conformance.whole.model import DRAWS, Trace, longest, trace
+from conformance.whole.model import Trace, longest, trace
 from conformance.whole.sides import Side
 from refs.models import Model
 from refs.numbers import normal, signs
@@ -191,7 +191,7 @@ def _wrapped(variant: str, model: Quantised) -> nn.Module:
 
 
 def _same(record: Record, model: Quantised) -> None:
-    """The same numbers in both, moved; of 4 bits also beside the same function with dense weights in float64."""
+    """The same numbers in both, moved."""
     ours = sides.attach(record.variant, model, model.fresh())
     theirs = sides.wrap(record.variant, model, model.fresh(), ours)
     plain = trace(model, Side(model.fresh(), {}, {}, {}, ()), "train")["logits"]
@@ -203,9 +203,8 @@ def _same(record: Record, model: Quantised) -> None:
     sides.perturb(record.variant, model, ours, theirs, moves)
     got, should = trace(model, ours, "train"), trace(model, theirs, "train")
     kappa = sensitivity(model, theirs, should)
-    both: Any = type("Both", (), {"lite": ours, "model": model})
     for name, value in should.items():
-        record.judge(SAME, name, policy.same_output(got[name], value, n=longest(both), kappa=kappa[name]))
+        record.judge(SAME, name, policy.same_output(got[name], value, n=longest(model, ours), kappa=kappa[name]))
     if not any(value.any() for value in should.values()):
         record.untested(SAME, "peft's gradients are zero")
 
@@ -215,7 +214,7 @@ def sensitivity(model: Quantised, side: Side, truth: Trace) -> dict[str, float]:
     kappa = dict.fromkeys(truth, 1.0)
     tensors = [(n, t) for n, t in (*side.module.named_parameters(), *side.module.named_buffers()) if t.is_floating_point()]
     before = [tensor.detach().clone() for _, tensor in tensors]
-    for draw in range(DRAWS):
+    for draw in range(sides.DRAWS):
         for (name, tensor), value in zip(tensors, before, strict=True):
             tensor.data = (value * (1 + 2 * policy.U32 * signs("jitter", draw, name, shape=tuple(value.shape)))).to(value.dtype)
         for name, value in trace(model, side, "train").items():

@@ -13,6 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 import lite
+from conformance import policy
 from conformance.suite_of import suite_of
 from conformance.suites.lite_layers import LiteLayer
 from lite.runtime import Attachment, attached
@@ -24,6 +25,7 @@ from refs.peft_layer import PeftLayer, tensors_of
 from refs.wide import Rounded
 
 RANK, ALPHA = 4, 6.0
+DRAWS = 2  # each moves a hundred thousand numbers
 OPTIONS: dict[str, dict[str, Any]] = {
     "road": {"group_size": 8},
     "antipasto_arrow": {"block": 2},
@@ -278,3 +280,17 @@ def jittered(side: Side, *key: object) -> Iterator[None]:
     finally:
         for name, tensor in tensors.values():
             tensor.data = before[name]
+
+
+def sensitivity(side: Side, truth: Mapping[str, Tensor], run: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
+    """κ of everything in a trace: its largest relative change, in u32, when everything moves by one rounding; at least 1.
+
+    run: makes the trace of that side again.
+    """
+    kappa = dict.fromkeys(truth, 1.0)
+    for draw in range(DRAWS):
+        with jittered(side, draw):
+            drawn = run()
+        for name, value in drawn.items():
+            kappa[name] = max(kappa[name], policy.distance(value, truth[name]) / policy.U32)
+    return kappa

@@ -20,7 +20,6 @@ from refs.models import Model
 from refs.wide import Wide
 
 Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-DRAWS = 2
 BLOCKS = 2  # of models that have more: steps take time
 LEAST = 1e-4  # by how much a parameter has to move, relative, for a trajectory to say anything
 
@@ -121,17 +120,15 @@ def _scale(model: Model, side: Side) -> float:
 
 
 def sensitivity(model: Model, side: Side, optimizer: Optimizers, steps: int) -> dict[str, float]:
-    """κ of everything at the end of a trajectory, when everything moves by one rounding; at least 1."""
+    """κ of everything at the end of a trajectory."""
     start = {name: side.read(name) for name in side.trainable}
-    plain = Run.begun(model, side, optimizer).steps(steps).trace()
-    kappa = dict.fromkeys(plain, 1.0)
-    for draw in range(DRAWS):
-        side.write(start)
-        with sides.jittered(side, draw):
-            drawn = Run.begun(model, side, optimizer).steps(steps).trace()
-        for name, value in drawn.items():
-            kappa[name] = max(kappa[name], policy.distance(value, plain[name]) / policy.U32)
-    return kappa
+
+    def run() -> Trace:
+        return Run.begun(model, side, optimizer).steps(steps).trace()
+
+    plain = run()
+    side.write(start)
+    return sides.sensitivity(side, plain, run)
 
 
 def resumed(model: Model, side: Side, optimizer: Optimizers, steps: int) -> Trace:
