@@ -73,7 +73,7 @@ EXTRA_TENSOR = Bug(
     old="if needed.keys() != tensors.keys():",
     new="if needed.keys() - tensors.keys():",
     red=frozenset({"bad input"}),
-    message="no error",
+    message="is damaged",
 )
 
 
