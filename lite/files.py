@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 DIGEST = "sha256"  # in a file's metadata: the digest of all its other metadata and of its tensors
@@ -20,33 +21,41 @@ PathLike = str | os.PathLike[str]
 
 def write_tensors(file: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file with its digest; raises OSError if it cannot be written. Until then an old file stays."""
+    replace({Path(file): content(tensors, metadata)})
+
+
+def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its digest."""
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    said = {**metadata, DIGEST: digest(metadata, held)}
-
-    def write(aside: Path) -> None:
-        try:
-            save_file(held, aside, said)
-        except SafetensorError as error:
-            raise OSError(f"{file} cannot be written: {error}") from error
-
-    replace(file, write)
+    text: bytes = save(held, {**metadata, DIGEST: digest(metadata, held)})
+    return text
 
 
-def replace(file: PathLike, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file aside, and put it where `file` is in one step, after its bytes have reached the disk. A link stays one."""
-    target = Path(os.path.realpath(file))
-    if target.exists() and not target.is_file():
-        raise OSError(f"{file} cannot be written: it is there, and it is no file")
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")  # of this process and thread alone
+def replace(contents: Mapping[Path, bytes]) -> None:
+    """Write files aside, and put them where they belong, each in one step, when all of their bytes have reached the disk.
+
+    A link stays one, and a file that was there keeps its mode. Raises OSError if one cannot be written; the old ones are then as they were.
+    """
+    made: dict[Path, Path] = {}
     try:
-        write(aside)
-        _flush(aside)
-        aside.replace(target)
+        for file, text in contents.items():
+            target = Path(os.path.realpath(file))
+            if target.exists() and not target.is_file():
+                raise OSError(f"{file} cannot be written: it is there, and it is no file")
+            made[target] = target.with_name(f".{uuid.uuid4().hex}.tmp")  # of this process and thread alone
+            made[target].write_bytes(text)
+            if target.exists():
+                shutil.copymode(target, made[target])
+            _flush(made[target])
+        for target, aside in made.items():
+            aside.replace(target)
     finally:
-        with contextlib.suppress(OSError):  # what went wrong before is told
-            aside.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # where a folder can be opened, its new entry is flushed, too
-        _flush(target.parent)
+        for aside in made.values():
+            with contextlib.suppress(OSError):  # what went wrong before is told
+                aside.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # where a folder can be opened, its new entries are flushed, too
+        for folder in {target.parent for target in made}:
+            _flush(folder)
 
 
 def _flush(path: Path) -> None:
@@ -61,12 +70,12 @@ def read_tensors(file: PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file; FileNotFoundError, or ValueError if it is damaged."""
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    content = Path(file).read_bytes()  # once: `safe_open` opens the path twice, and it may be replaced in between
+    held = Path(file).read_bytes()  # once: `safe_open` opens the path twice, and it may be replaced in between
     try:
-        tensors = load(content)
+        tensors = load(held)
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
         raise ValueError(f"{file} is no complete safetensors file: {error}") from error
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
     return header.get("__metadata__") or {}, tensors
 
 

@@ -6,12 +6,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from tqdm import tqdm
 
 from lite.adapter import Adapter
 from lite.calibration import PROGRESS_AFTER
 from lite.layers import Layer
-from lite.runtime import MERGED, Attachment, attached, undo
+from lite.runtime import MERGED, Attachment, attached, uncompiled, undo
 
 ROWS = 1024  # inputs at a time, so that a wide layer needs no d_in × d_in matrix
 
@@ -28,18 +29,18 @@ def merge(model: nn.Module) -> nn.Module:
     """
     attachment = attached(model)
     if attachment is None:
-        merged = "; its adapters were merged already" if model in MERGED else "; call lite.attach first"
+        merged = "; its adapters were merged already" if uncompiled(model) in MERGED else "; call lite.attach first"
         raise RuntimeError(f"nothing is attached to this model, so there is nothing to merge{merged}")
     for adapter in attachment.adapters:
-        _check_mergeable(model, attachment, adapter)
+        _check_mergeable(attachment, adapter)
     progress = tqdm(attachment.adapters, desc="merge", unit="layer", delay=PROGRESS_AFTER)
     computed = [(adapter.layer, *merged_layer(adapter)) for adapter in progress]
-    undo(model, attachment)
+    undo(attachment.model, attachment)
     for layer, weight, bias in computed:
         cast("nn.Parameter", layer.module.weight).data = weight.T.contiguous() if layer.transposed else weight
         if bias is not None:
             cast("nn.Parameter", layer.module.bias).data = bias
-    MERGED.add(model)
+    MERGED.add(attachment.model)
     return model
 
 
@@ -79,8 +80,8 @@ def _bare(layer: Layer, W: Tensor, b: Tensor | None) -> Layer:
     return replace(layer, module=module)
 
 
-def _check_mergeable(model: nn.Module, attachment: Attachment, adapter: Adapter) -> None:
-    layer, where = adapter.layer, adapter.where
+def _check_mergeable(attachment: Attachment, adapter: Adapter) -> None:
+    model, layer, where = attachment.model, adapter.layer, adapter.where
     weight = attachment.originals.get(layer.name, layer.module.weight)
     if not layer.is_dense:
         raise ValueError(
@@ -95,7 +96,23 @@ def _check_mergeable(model: nn.Module, attachment: Attachment, adapter: Adapter)
         raise ValueError(
             f"{where}: the layer has other hooks, too, which a merged weight would not stand between as the adapter does; remove them"
         )
-    names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is weight]
-    owners = {id(model.get_submodule(name.rpartition(".")[0])) for name in names} - {id(layer.module)}
-    if owners:
-        raise ValueError(f"{where}: its weight is tied ({', '.join(names)}), and a merged one would change what shares it")
+    for what, tensor in (("weight", weight), ("bias", layer.bias)):
+        names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is tensor]
+        if {id(model.get_submodule(name.rpartition(".")[0])) for name in names} - {id(layer.module)}:
+            raise ValueError(f"{where}: its {what} is tied ({', '.join(names)}), and a merged one would change what shares it")
+    if not _is_linear(layer):
+        raise ValueError(
+            f"{where}: {type(layer.module).__name__} computes something else than x Wᵀ + b, which a merged weight would go through, too"
+        )
+
+
+@torch.no_grad()
+def _is_linear(layer: Layer) -> bool:
+    """Whether the module's own forward is what its weight and bias say, up to roundings, asked with two inputs."""
+    W = layer.weight
+    signs = torch.ones(2, layer.d_in, dtype=W.dtype, device=W.device)
+    signs[1, ::2] = -1
+    with torch.autocast(W.device.type, enabled=False):
+        y, should = layer.module.forward(signs), linear(signs, W, layer.bias)
+        terms = linear(signs.abs(), W.abs(), None if layer.bias is None else layer.bias.abs())
+    return bool(((y == should) | ((y - should).abs() <= 4 * layer.d_in * torch.finfo(W.dtype).eps * terms)).all())

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lite import files, stored
 from lite.adapter import Adapter
 from lite.files import PathLike
-from lite.layers import linear_layers
-from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, OFF, PREFIX, TENSORS, PeftForm, carried, name_of
+from lite.layers import Layer, linear_layers
+from lite.peft_form import BASE, CONFIG, NOTE, NOTED_CONFIG, OFF, TENSORS, PeftForm, carried, name_of
 from lite.runtime import attached, full_name
 from lite.stored import START
 
@@ -31,6 +31,7 @@ def export_peft(model: nn.Module, folder: PathLike) -> None:
     attachment = attached(model)
     if attachment is None:
         raise RuntimeError(f"nothing is attached to this model, so there is nothing to export to {folder}; call lite.attach first")
+    refuse_shared(model, [adapter.layer for adapter in attachment.adapters])
     order = {layer.name: place for place, layer in enumerate(linear_layers(model))}
     adapters = sorted(attachment.adapters, key=lambda adapter: order[adapter.layer.name])
     forms = {adapter.layer.name: _form(adapter) for adapter in adapters}
@@ -42,9 +43,9 @@ def export_peft(model: nn.Module, folder: PathLike) -> None:
         tensors |= _tensors(adapter, forms[adapter.layer.name], held, number)
     config = json.dumps(_config(model, adapters, forms), indent=2, sort_keys=True)
     metadata = {"format": "pt", NOTE: stored.described(attachment), NOTED_CONFIG: hashlib.sha256(config.encode()).hexdigest()}
+    contents = {Path(folder) / TENSORS: files.content(tensors, metadata), Path(folder) / CONFIG: config.encode()}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    files.write_tensors(Path(folder) / TENSORS, tensors, metadata)
-    files.replace(Path(folder) / CONFIG, lambda aside: aside.write_text(config, encoding="utf-8"))
+    files.replace(contents)
 
 
 def _form(adapter: Adapter) -> PeftForm:
@@ -70,7 +71,7 @@ def _tensors(adapter: Adapter, form: PeftForm, held: Mapping[str, Tensor], numbe
     else:
         foreign = {name_of(spec): carried(spec, own[name]) for name, spec in adapter.variant.peft.items() if name in own}
     return {
-        f"{PREFIX}{name}.{number}" if name == form.numbered else f"{PREFIX}model.{adapter.layer.name}.{name}": value
+        f"{BASE}{name}.{number}" if name == form.numbered else f"{BASE}model.{adapter.layer.name}.{name}": value
         for name, value in foreign.items()
     }
 
@@ -79,15 +80,21 @@ def _config(model: nn.Module, adapters: Sequence[Adapter], forms: Mapping[str, P
     """`adapter_config.json`."""
     form = next(iter(forms.values()))
     names = list(forms)
-    said = _agreed({a.layer.name: forms[a.layer.name].fields(a.config) for a in adapters}, form.per_layer)
-    for field in {form.lists for form in forms.values() if form.lists}:
-        said[field] = exact(model, [name for name in names if forms[name].lists == field], str.endswith)
+    listed = {form.lists for form in forms.values() if form.lists}
+    selected = {field: [name for name in names if forms[name].lists == field] for field in listed} | {"target_modules": names}
+    ways = {field: str.endswith if field in listed else ends for field in selected}
+    chosen = {field: exact(model, own, ways[field]) for field, own in selected.items()}
+    targets = chosen["target_modules"]
+    if any(
+        isinstance(entries, str) or not {*entries} <= {*targets} for entries in chosen.values()
+    ):  # peft wants a part of the targets
+        chosen = {field: expression(own) for field, own in selected.items()}
+    said = _agreed({a.layer.name: forms[a.layer.name].fields(a.config) for a in adapters}, form.per_layer) | chosen
     if form.conv1d and all(adapter.layer.transposed for adapter in adapters):
         said["fan_in_fan_out"] = True  # otherwise peft finds out, and warns
     base = getattr(getattr(model, "config", None), "_name_or_path", None) or None
     return said | {
         "peft_type": form.type,
-        "target_modules": exact(model, names, _ends),
         "base_model_name_or_path": base,
         "inference_mode": True,
         "task_type": None,
@@ -108,22 +115,40 @@ def _agreed(fields: Mapping[str, Mapping[str, Any]], per_layer: Mapping[str, str
         if others and field not in per_layer:
             (layer, value), same = next(iter(others.items())), next(name for name in values if values[name] == usual)
             raise ValueError(f"peft has one {field} for all layers: {layer} has {value!r}, {same} has {usual!r}")
-        if others:  # a name may end in another: peft takes the first that fits
-            said[per_layer[field]] = {re.escape(name): others[name] for name in sorted(others, key=len, reverse=True)}
+        if others:  # from the beginning: a name may end in another
+            said[per_layer[field]] = {f"^{re.escape(name)}": value for name, value in others.items()}
     return said
 
 
-def exact(model: nn.Module, names: Sequence[str], ends: Callable[[str, str], bool]) -> list[str] | str:
+def exact(model: nn.Module, names: Sequence[str], selects: Callable[[str, str], bool]) -> list[str] | str:
     """What selects these modules of the model and no others: last parts of names, whole names, or a regular expression.
 
-    ends: (module's name, entry) → whether an entry of a list selects a module.
+    selects: (module's name, entry) → whether an entry of a list selects a module.
     """
     there = [name for name, _ in model.named_modules()]
     for entries in (sorted({name.rpartition(".")[2] for name in names}), sorted(names)):
-        if [name for name in there if any(ends(name, entry) for entry in entries)] == [name for name in there if name in names]:
+        if [name for name in there if any(selects(name, entry) for entry in entries)] == [name for name in there if name in names]:
             return entries
+    return expression(names)
+
+
+def expression(names: Sequence[str]) -> str:
+    """A regular expression for these names alone."""
     return "|".join(map(re.escape, names))
 
 
-def _ends(name: str, entry: str) -> bool:
+def ends(name: str, entry: str) -> bool:
+    """Whether an entry of a list selects a module, as peft has it."""
     return name == entry or name.endswith(f".{entry}")
+
+
+def refuse_shared(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """ValueError for a module that the model has under several names: lite adapts it wherever it is called, peft under the first only."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    for layer in layers:
+        if len(names[layer.module]) > 1:
+            raise ValueError(
+                f"{layer.name} is one module under several names ({', '.join(names[layer.module])}): peft adapts it under one of them only"
+            )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model."  # of every name in a checkpoint of peft's; names of the model's own begin with `base_model.model.`
+BASE = "base_model."  # of every name in a checkpoint of peft's; names of the model's own begin with `base_model.model.`
 NOTE, NOTED_CONFIG = "lite", "adapter_config_sha256"  # what `export_peft` leaves in the tensors' metadata, where peft does not look
 OFF: tuple[Any, ...] = (None, False, 0, "", "none", [], {})  # values of an option that is not used
 

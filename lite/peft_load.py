@@ -14,8 +14,8 @@ from lite.adapter import Adapter
 from lite.config import Config
 from lite.files import PathLike
 from lite.layers import Layer, linear_layers
-from lite.peft_export import exact
-from lite.peft_form import CONFIG, NOTE, NOTED_CONFIG, OFF, PREFIX, TENSORS, PeftForm, brought, name_of
+from lite.peft_export import ends, exact, refuse_shared
+from lite.peft_form import BASE, CONFIG, NOTE, NOTED_CONFIG, OFF, TENSORS, PeftForm, brought, name_of
 from lite.runtime import attached, full_name
 from lite.stored import START, Entry, Groups, some
 from lite.variant import VARIANTS, Variant, variant_of
@@ -45,8 +45,11 @@ def load_peft(model: nn.Module, folder: PathLike) -> nn.Module:
     text, fields = _fields(Path(folder) / CONFIG)
     metadata, tensors = files.read_tensors(file)
     layers = {layer.name: layer for layer in linear_layers(model)}
-    noted = NOTE in metadata
+    noted = bool(metadata.keys() & {NOTE, NOTED_CONFIG, files.DIGEST})  # one flipped bit hides one of them
     try:
+        refuse_shared(model, [layer for layer in layers.values() if any(f".{layer.name}." in key for key in tensors)])
+        if noted and NOTE not in metadata:
+            files.check_digest(file, metadata, tensors)
         if noted:
             groups = stored.groups(file, metadata[NOTE])
             ours = _as_noted(groups, layers, tensors)
@@ -54,6 +57,8 @@ def load_peft(model: nn.Module, folder: PathLike) -> nn.Module:
             groups, ours = _as_told(model, fields, layers, tensors)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, re.error) as error:  # whatever nonsense may cause
+        raise ValueError(f"{folder} is damaged, it cannot be read: {type(error).__name__}: {error!s:.200}") from error
     ready = stored.prepared(model, file, groups, ours)
     if noted:
         files.check_digest(file, metadata, tensors)
@@ -192,7 +197,7 @@ def _group(
 ) -> tuple[Config, dict[str, Entry]]:
     """One config for these layers, and what each has of its own."""
     usual = next(iter(options.values())) | _form(variant).read(fields)
-    targets = exact(model, list(options), lambda name, entry: name == entry or name.endswith(f".{entry}"))
+    targets = exact(model, list(options), ends)
     patterns = (targets,) if isinstance(targets, str) else tuple(rf"(^|\.){re.escape(entry)}$" for entry in targets)
     config = variant.config(**usual, target_names=patterns, exclude_names=())
     differing = {name: {key: value for key, value in own.items() if value != usual[key]} for name, own in options.items()}
@@ -215,10 +220,10 @@ def _by_layer(layers: Mapping[str, Layer], tensors: Tensors) -> dict[str, Tensor
     found: dict[str, Tensors] = {}
     strange = []
     for key, value in tensors.items():
-        parts = key.removeprefix(f"{PREFIX}model.").split(".")
+        parts = key.removeprefix(f"{BASE}model.").split(".")
         names = [".".join(parts[:cut]) for cut in range(len(parts) - 1, 0, -1)]
         name = next((name for name in names if name in layers), None)
-        if name is not None and key.startswith(f"{PREFIX}model."):
+        if name is not None and key.startswith(f"{BASE}model."):
             found.setdefault(name, {})[".".join(parts).removeprefix(f"{name}.")] = value
         elif not _is_numbered(key):
             strange.append(key)
@@ -228,7 +233,7 @@ def _by_layer(layers: Mapping[str, Layer], tensors: Tensors) -> dict[str, Tensor
 
 
 def _is_numbered(key: str) -> bool:
-    head, _, number = key.removeprefix(PREFIX).rpartition(".")
+    head, _, number = key.removeprefix(BASE).rpartition(".")
     return number.isdecimal() and head in {v.peft_form.numbered for v in VARIANTS.values() if v.peft_form}
 
 
@@ -237,7 +242,7 @@ def _numbered(tensors: Tensors) -> dict[str, Tensors]:
     found: dict[str, Tensors] = {}
     for key, value in tensors.items():
         if _is_numbered(key):
-            name, _, number = key.removeprefix(PREFIX).rpartition(".")
+            name, _, number = key.removeprefix(BASE).rpartition(".")
             found.setdefault(number, {})[name] = value
     return found
 

@@ -70,8 +70,6 @@ def attach(model: nn.Module, config: Config | Sequence[Config], calibration_data
     or does not fit a layer, for missing, superfluous or unfit data, or a weight to decompose that is not finite; RuntimeError if
     adapters are attached already. The model is then as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
     configs = [config] if not isinstance(config, Iterable) or isinstance(config, str) else list(config)
     adapters = plan(model, configs)
     statistics = _statistics(model, adapters, calibration_data)
@@ -118,25 +116,35 @@ def detach(model: nn.Module) -> nn.Module:
     Raises RuntimeError if nothing is attached, or what was is merged.
     """
     attachment = attached(model)
-    if attachment is None and model in MERGED:
+    if attachment is None and uncompiled(model) in MERGED:
         raise RuntimeError(
             "nothing is attached to this model: its adapters were merged into its weights, which stay; load the base again"
         )
     if attachment is None:
         raise RuntimeError("nothing is attached to this model; call lite.attach first")
-    undo(model, attachment)
+    undo(attachment.model, attachment)
     return model
 
 
 def attached(model: nn.Module) -> Attachment | None:
     """What `attach` did to this model, not to one around or inside it, or None."""
+    model = uncompiled(model)
     # Not getattr: wrappers forward it to what they wrap, whose names are not theirs.
     found: Attachment | None = vars(model).get(ATTACHMENT)
     return found if found and found.model is model else None
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What `torch.compile` wrapped, or the model itself; TypeError for anything else."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model should be an nn.Module, got {type(model).__name__}")
+    return model._modules["_orig_mod"] or model if type(model).__name__ == "OptimizedModule" else model
+
+
 def plan(model: nn.Module, configs: Sequence[Config]) -> list[Adapter]:
     """One adapter, still without tensors, for each target of each config. Raises as `attach` does; touches nothing."""
+    if uncompiled(model) is not model:
+        raise ValueError("the model is compiled, and would go on without hooks; attach to the model that was compiled, before that")
     if torch.is_inference_mode_enabled():
         raise RuntimeError("adapters made inside torch.inference_mode could never be trained; attach outside of it")
     if not configs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lite.adapter import Adapter
-from lite.config import Config
+from lite.config import ARITHMETIC, Config
 from lite.files import PathLike, bits
 from lite.layers import Layer
 from lite.runtime import Attachment, Planned, attached, commit, full_name, plan, replace_weight
@@ -230,7 +230,7 @@ def _fitting(file: PathLike, adapters: Sequence[Adapter], tensors: Mapping[str, 
             f"extra {some(tensors.keys() - needed.keys())}"
         )
     for name, shape in needed.items():
-        if tuple(tensors[name].shape) != shape or not tensors[name].is_floating_point():
+        if tuple(tensors[name].shape) != shape or tensors[name].dtype not in ARITHMETIC:
             raise ValueError(
                 f"{file}: {name} is {tensors[name].dtype!s} {tuple(tensors[name].shape)}, should be floating-point {shape}"
             )

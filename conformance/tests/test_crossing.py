@@ -28,9 +28,9 @@ BUGS = {
     "the start added once more": (interop, "corda", bug("lite.variants.pissa:to_plain", '-t["lora_B.start"]', 't["lora_B.start"]'), interop.OUT),
     "a start of the wrong sign on the way back": (interop, "asvd", bug("lite.variants.pissa:from_plain", '"lora_B.start": -B_start', '"lora_B.start": B_start'), interop.BACK),
     "ranks of layers that are lost": (interop, "eva", bug("lite.peft_export:_agreed", "said[per_layer[field]] =", "lost ="), "run"),
-    "one target too many": (interop, "lora", bug("lite.peft_export:_config", '"target_modules": exact(model, names, _ends)', '"target_modules": exact(model, [*names, "lm_head"], _ends)'), interop.OUT),
+    "one target too many": (interop, "lora", bug("lite.peft_export:_config", '{"target_modules": names}', '{"target_modules": [*names, "lm_head"]}'), interop.OUT),
     "keys and values scaled in front": (interop, "ia3", bug("lite.peft_export:_config", "if forms[name].lists == field]", "]"), "run"),
-    "tensors of one precision": (interop, "lora", bug("lite.files:write_tensors", "value.detach().cpu()", "value.detach().float().cpu()"), interop.BACK),
+    "tensors of one precision": (interop, "lora", bug("lite.files:content", "value.detach().cpu()", "value.detach().float().cpu()"), interop.BACK),
     "a map that is not turned back": (interop, "hra", bug("lite.peft_form:brought", "(value.T if turned else value)", "value.reshape(shape)"), interop.BACK),
     "layers in another order": (interop, "lora_xs", bug("lite.peft_load:_numbered", "found.setdefault(number, {})", "found.setdefault(str(13 - int(number)), {})"), interop.IN),
     "a rank pattern that is not read": (interop, "eva", bug("lite.peft_load:_of_layer", "own[field] = value", "pass"), "run"),
@@ -38,8 +38,8 @@ BUGS = {
     "a merged scale": (merging, "dora", bug("lite.merging:merged_layer", "torch.cat(parts).T", "(torch.cat(parts).T * (1 + 1e-12))"), "output"),
     "a weight that is merged in the base's dtype": (merging, "lora", bug("lite.merging:merged_layer", "layer.weight.double()", "layer.weight.bfloat16().double()"), "output"),
     "a bias that is left as it was": (merging, "road", bug("lite.merging:merge", "if bias is not None:", "if False:"), "output"),
-    "a hook that is left in place": (merging, "delora", bug("lite.merging:merge", "undo(model, attachment)", "pass"), "output"),
-    "nobody knows that it was merged": (merging, "hra", bug("lite.merging:merge", "MERGED.add(model)", "pass"), "afterwards"),
+    "a hook that is left in place": (merging, "delora", bug("lite.merging:merge", "undo(attachment.model, attachment)", "pass"), "output"),
+    "nobody knows that it was merged": (merging, "hra", bug("lite.merging:merge", "MERGED.add(attachment.model)", "pass"), "afterwards"),
     "Conv1D's weight is put back as it is": (merging, "lora", bug("lite.merging:merge", "weight.T.contiguous() if layer.transposed else weight", "weight"), "run"),
 }  # fmt: skip
 ELSEWHERE = {"a bias that is left as it was": SHORT["bert"], "Conv1D's weight is put back as it is": SHORT["gpt2"]}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import lite
 from conformance.hosts import state_of
-from lite.peft_export import _ends, exact
+from lite.peft_export import ends, exact
 from lite.peft_form import CONFIG, TENSORS
 from refs.models import MODELS
 from refs.numbers import normal
@@ -276,10 +276,10 @@ def test_two_ranks_cross_into_one_folder(tmp_path):
     ],
 )
 def test_targets_are_told_in_few_words(names, should):
-    assert exact(LLAMA.fresh(torch.float32), names, _ends) == should
+    assert exact(LLAMA.fresh(torch.float32), names, ends) == should
 
 
 def test_a_name_that_ends_another_is_told_by_a_regular_expression():
     model = torch.nn.ModuleDict({"b": torch.nn.Linear(2, 2), "a": torch.nn.ModuleDict({"b": torch.nn.Linear(2, 2)})})
-    assert exact(model, ["b"], _ends) == "b"  # as a regular expression, which peft matches in full
-    assert exact(model, ["a.b"], _ends) == ["a.b"]
+    assert exact(model, ["b"], ends) == "b"  # as a regular expression, which peft matches in full
+    assert exact(model, ["a.b"], ends) == ["a.b"]

@@ -25,6 +25,7 @@ from refs.peft_layer import PeftLayer, tensors_of
 from refs.wide import Rounded
 
 RANK, ALPHA = 4, 6.0
+EFFECT = 0.05  # how far the output is moved, relative
 DRAWS = 2  # each moves a hundred thousand numbers
 OPTIONS: dict[str, dict[str, Any]] = {
     "road": {"group_size": 8},
@@ -247,9 +248,6 @@ def perturb(variant: str, model: Model, lite_: Side, peft_: Side, moves: Callabl
             break
         strength *= 2
     lite_.write(values)
-
-
-EFFECT = 0.05
 
 
 def _moved(variant: str, model: Model, side: Side, start: Mapping[str, Tensor], strength: float) -> dict[str, Tensor]:

@@ -157,3 +157,61 @@ def test_linear_likes_of_other_classes():
     trained(lite.attach(model, lite.DoRAConfig(r=2)))
     before = model(x).detach()
     assert (lite.merge(model)(x) - before).norm() <= 64 * UNIT * before.norm()
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def shared_bias():
+    model = plain()
+    model.append(nn.Linear(4, 8).double())
+    model[2].bias = model[0].bias
+    return model
+
+
+def in_front():
+    model = plain()
+    model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return model
+
+
+ALSO_REFUSED = {
+    "a shared bias": (shared_bias, lite.IA3Config(target_names=["0"]), r"0: its bias is tied \(0.bias, 2.bias\)"),
+    "a hook in front": (in_front, lite.LoRAConfig(r=2), "0: the layer has other hooks"),
+    "more than a product": (
+        lambda: nn.Sequential(Scaled(6, 8)).double(),
+        lite.LoRAConfig(r=2),
+        "Scaled computes something else than x Wᵀ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "config", "message"), ALSO_REFUSED.values(), ids=ALSO_REFUSED)
+def test_also_refused(make, config, message):
+    test_refused(make, config, message)
+
+
+def test_a_bias_that_would_overflow_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4)).half()
+    nn.init.constant_(model[0].bias, 60_000.0)
+    lite.attach(model, lite.IA3Config())
+    with torch.no_grad():
+        model[0].lora_g.fill_(2.0)
+    with pytest.raises(ValueError, match="the merged bias would not be finite"):
+        lite.merge(model)
+
+
+@each_config
+def test_autocast_does_not_reach_the_merged_weight(make):
+    exact = lite.merge(adapted(make(r=2)))[0].weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lite.merge(adapted(make(r=2)))[0].weight.equal(exact)
+
+
+def test_a_weight_that_is_stored_transposed_is_contiguous_again():
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    model = nn.Sequential(conv1d(8, 6))
+    trained(lite.attach(model, lite.LoRAConfig(r=2)))
+    assert lite.merge(model)[0].weight.is_contiguous()

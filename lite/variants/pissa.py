@@ -55,8 +55,9 @@ def residual(config: lora.BiasedConfig, weight: Tensor, t: Tensors) -> Tensor:
 
 def to_plain(config: lora.BiasedConfig, t: Tensors) -> dict[str, Tensor]:
     """A plain LoRA of rank 2r beside the whole weight: what is trained, less what it started as."""
-    A = torch.cat([t["lora_A"], t["lora_A.start"]])
-    B = torch.cat([t["lora_B"], -t["lora_B.start"]], dim=1)
+    A, B = t["lora_A"], t["lora_B"]
+    A = torch.cat([A, t["lora_A.start"].to(A)])  # the start keeps its dtype where a model is cast
+    B = torch.cat([B, -t["lora_B.start"].to(B)], dim=1)
     bias = {"lora_B.bias": t["lora_b"]} if config.lora_bias else {}
     return {"lora_A.weight": A, "lora_B.weight": B} | bias
 
