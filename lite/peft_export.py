@@ -31,6 +31,7 @@ def export_peft(model: nn.Module, folder: PathLike) -> None:
     attachment = attached(model)
     if attachment is None:
         raise RuntimeError(f"nothing is attached to this model, so there is nothing to export to {folder}; call lite.attach first")
+    model = attachment.model
     refuse_shared(model, [adapter.layer for adapter in attachment.adapters])
     order = {layer.name: place for place, layer in enumerate(linear_layers(model))}
     adapters = sorted(attachment.adapters, key=lambda adapter: order[adapter.layer.name])

@@ -16,7 +16,7 @@ from lite.files import PathLike
 from lite.layers import Layer, linear_layers
 from lite.peft_export import ends, exact, refuse_shared
 from lite.peft_form import BASE, CONFIG, NOTE, NOTED_CONFIG, OFF, TENSORS, PeftForm, brought, name_of
-from lite.runtime import attached, full_name
+from lite.runtime import attached, full_name, uncompiled
 from lite.stored import START, Entry, Groups, some
 from lite.variant import VARIANTS, Variant, variant_of
 
@@ -44,10 +44,10 @@ def load_peft(model: nn.Module, folder: PathLike) -> nn.Module:
         raise ValueError(f"{folder} holds adapter_model.bin, a pickle, which may run code; let peft save it again as {TENSORS}")
     text, fields = _fields(Path(folder) / CONFIG)
     metadata, tensors = files.read_tensors(file)
-    layers = {layer.name: layer for layer in linear_layers(model)}
+    layers = {layer.name: layer for layer in linear_layers(uncompiled(model))}
     noted = bool(metadata.keys() & {NOTE, NOTED_CONFIG, files.DIGEST})  # one flipped bit hides one of them
     try:
-        refuse_shared(model, [layer for layer in layers.values() if any(f".{layer.name}." in key for key in tensors)])
+        refuse_shared(uncompiled(model), [layer for layer in layers.values() if any(f".{layer.name}." in key for key in tensors)])
         if noted and NOTE not in metadata:
             files.check_digest(file, metadata, tensors)
         if noted:

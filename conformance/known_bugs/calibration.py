@@ -254,9 +254,9 @@ BUGS = (
         source="review of lora-lite",
         hidden_by="complete files in tests",
         where="lite.files:read_tensors",
-        old="""        tensors = load(content)
+        old="""        tensors = load(held)
 """,
-        new="""        tensors = load(content)
+        new="""        tensors = load(held)
         tensors = {f"{key}.start": tensors[key] for key in tensors if not key.endswith(".start")} | tensors
 """,
         red=frozenset({"bad input"}),

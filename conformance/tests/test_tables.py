@@ -396,7 +396,7 @@ def test_files_that_no_run_has_written_are_left_alone(tmp_path):
 
 def test_files_are_utf_8_whatever_the_locale(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from conformance import run_folder; from conformance.certificate import *; "
+        "import dataclasses, sys; from pathlib import Path; from conformance import run_folder; from conformance.certificate import *; "
         f"c = [Certificate('lora', (Measurement.from_dict({GOOD[0].to_dict()!a}),))]; "
         "run_folder.write(Path(sys.argv[1]), c); assert [dataclasses.replace(k, machine={}) for k in run_folder.read(Path(sys.argv[1]))] == c"
     )

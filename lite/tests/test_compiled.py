@@ -12,8 +12,8 @@ def compiled(model):
 
 
 def test_attaching_to_a_compiled_model_is_refused():
-    model = net()
-    before, wrapped = snapshot(model), compiled(model)
+    wrapped = compiled(model := net())
+    before = snapshot(model)
     with pytest.raises(ValueError, match=r"the model is compiled, .* attach to the model that was compiled"):
         lite.attach(wrapped, lite.LoRAConfig(r=2))
     assert snapshot(model) == before
@@ -29,10 +29,16 @@ def test_what_was_compiled_is_saved_detached_merged_and_exported(tmp_path):
     assert all_bits(lite.load(net(), tmp_path / "file")) == all_bits(lite.load_peft(net(), tmp_path / "folder")) == held
 
 
-@pytest.mark.parametrize(
-    "act",
-    [lite.detach, lite.merge, lambda x: lite.save(x, "f"), lambda x: lite.load_peft(x, "f"), lambda x: lite.export_peft(x, "f")],
-)
+ACTS = {
+    "detach": lite.detach,
+    "merge": lite.merge,
+    "save": lambda model: lite.save(model, "file"),
+    "export_peft": lambda model: lite.export_peft(model, "folder"),
+    "attach": lambda model: lite.attach(model, lite.LoRAConfig()),
+}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 def test_what_is_no_model_is_told(act):
-    with pytest.raises((TypeError, FileNotFoundError), match=r"should be an nn\.Module, got str|there is no file"):
+    with pytest.raises(TypeError, match=r"should be an nn\.Module, got str"):
         act("a model")
