@@ -72,7 +72,7 @@ def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
 
 def row_norms(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     """‖W_i + s·b_i A‖₂ (d_out,), without a d_out × d_in matrix unless every row cancels."""
-    norm = torch.linalg.norm(W, dim=1, dtype=torch.promote_types(W.dtype, torch.float32))
+    norm = torch.linalg.norm(W, dim=1).to(torch.promote_types(W.dtype, torch.float32))  # bit for bit what m starts as
     wide = B.to(norm.dtype)
     added = s**2 * ((wide @ (A @ A.T).to(wide)) * wide).sum(dim=1)  # ‖s·b_i A‖²
     n: Tensor = (norm * norm + (2 * s * ((W @ A.T) * wide).sum(dim=1) + added)).sqrt()
