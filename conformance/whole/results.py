@@ -108,11 +108,18 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def to_json(sheets: dict[str, Sheet]) -> str:
-    """The text of `whole.json`."""
-    told = {
-        check: {"machine": sheet.machine, "rows": [row.to_dict() for row in sheet.rows]} for check, sheet in sorted(sheets.items())
-    }
-    return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+    """The text of `whole.json`, a row a line."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    told = [
+        f'{text(check)}: {{"machine": {text(sheet.machine)}, "rows": [\n'
+        + ",\n".join(text(row.to_dict()) for row in sheet.rows)
+        + "\n]}"
+        for check, sheet in sorted(sheets.items())
+    ]
+    return "{" + ",\n".join(told) + "}\n"
 
 
 def read(reports: Path) -> dict[str, Sheet]:
