@@ -268,7 +268,7 @@ def pytest_on(folder, *arguments):
 
 @real
 def test_any_order_and_any_number_of_workers_give_the_same_file(tmp_path):
-    chosen = ("--variant", "ia3_ff", "-k", "gpt2 or llama")
+    chosen = ("--variant", "ia3_ff", "-k", "gpt2")
     texts = []
     for name, more in (("one", ("-p", "no:randomly")), ("two", ("-n", "2")), ("other", ("-p", "randomly", "-p", "no:xdist"))):
         folder = tmp_path / name
@@ -278,9 +278,9 @@ def test_any_order_and_any_number_of_workers_give_the_same_file(tmp_path):
         texts.append((folder / ".conformance" / results.RUN).read_text())
     assert texts[0] == texts[1] == texts[2]
     told = [json.loads(line) for line in texts[0].splitlines()]
-    assert [entry["check"] for entry in told] == ["interop", "merge", "model", "training"]
+    assert [entry["check"] for entry in told] == ["interop", "merge", "model"]
     assert all(len(entry["cells"]) < entry["size"] for entry in told)
-    assert {m["case_id"] for cell in told[2]["cells"].values() for m in cell} == {"gpt2", "llama"}
+    assert {m["case_id"] for cell in told[2]["cells"].values() for m in cell} == {"gpt2"}
 
 
 def test_the_names_of_tests_are_those_of_checks():

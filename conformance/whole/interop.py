@@ -2,8 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 import lite
 from conformance import policy
-from conformance.policy import Judgement
 from conformance.trial import scratch
-from conformance.verdict import Verdict
 from conformance.whole import alone, sides
 from conformance.whole.cell import Record
 from conformance.whole.model import LEAST, MOST, Pair, pair
@@ -68,20 +66,20 @@ def _refused(model: Model, record: Record) -> None:
             if left := sorted(path.name for path in Path(folder).iterdir()):
                 record.expect(OUT, "files of a refused export", left, [])
             return
-        _same_there(record, model, side, Path(folder), lambda name: 1.0)
+        _same_there(record, model, side, Path(folder), partial(alone.sensitivity, model, side))
         _bits_back(record, model, side, Path(folder))
         for way in (IN, AGAIN):
             record.not_applicable(way, "peft writes no such folder")
 
 
 def _out(record: Record, both: Pair, folder: Path) -> None:
-    kappa = _lazy_kappa(both)
+    kappa = _kappa(both)
     lite.export_peft(both.lite.module, folder)
     _same_there(record, both.model, both.lite, folder, kappa)
     _bits_back(record, both.model, both.lite, folder)
 
 
-def _same_there(record: Record, model: Model, side: Side, folder: Path, kappa: Callable[[str], float]) -> None:
+def _same_there(record: Record, model: Model, side: Side, folder: Path, kappa: Callable[[], Mapping[str, float]]) -> None:
     """What peft makes of a folder of ours: no warning, the same outputs."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -116,7 +114,7 @@ def _in(record: Record, both: Pair, folder: Path) -> None:
         for way in (IN, AGAIN):
             record.not_applicable(way, f"refused: {_reason(error)}")
         return
-    _same_outputs(record, IN, both.model, loaded, both.peft.module, _lazy_kappa(both))
+    _same_outputs(record, IN, both.model, loaded, both.peft.module, _kappa(both))
     _same_numbers(record, sides.lite_side(loaded), both.peft)
     lite.export_peft(loaded, again)
     theirs_held, ours_held = (_tensors(where) for where in (theirs, again))
@@ -150,10 +148,10 @@ def _own_start(record: Record, both: Pair, folder: Path) -> None:
     _save(wrapped, theirs)
     loaded = lite.load_peft(model.fresh(torch.float32), theirs)
     got, should = alone.outputs(model, loaded), alone.outputs(model, wrapped)
-    kappa = _lazy_kappa(both)
+    kappa = _kappa(both)
     for name, value in should.items():
         judge = partial(policy.same_output, got[name], value, n=alone.longest(model, wrapped))
-        record.judge(IN, name, _first(judge, name, kappa))
+        record.judge(IN, name, sides.bounded(judge, name, kappa))
     held = _tensors(theirs)
     for name, tensor in sides.lite_side(loaded).tensors.items():
         record.judge(AGAIN, name, policy.same_bits(tensor.detach(), held[f"{sides.PREFIX}{name}.weight"]))
@@ -165,31 +163,19 @@ def _same_numbers(record: Record, ours: Side, theirs: Side) -> None:
         record.judge(IN, name, policy.same_bits(ours.read(name), theirs.read(name)))
 
 
-def _same_outputs(record: Record, way: str, model: Model, got: nn.Module, should: nn.Module, kappa: Callable[[str], float]) -> None:
+def _same_outputs(
+    record: Record, way: str, model: Model, got: nn.Module, should: nn.Module, kappa: Callable[[], Mapping[str, float]]
+) -> None:
     with Wide():
         ours, theirs = alone.outputs(model, got), alone.outputs(model, should)
     n = alone.longest(model, should)
     for name, value in theirs.items():
         judge = partial(policy.same_function, ours[name], value, n=n)
-        record.judge(way, name, _first(judge, name, kappa))
+        record.judge(way, name, sides.bounded(judge, name, kappa))
 
 
-def _first(judge: Callable[..., Judgement], name: str, kappa: Callable[[str], float]) -> Judgement:
-    """κ is measured only where 1, its least, is not enough: it takes several runs of the model."""
-    judgement = judge(kappa=1.0)
-    return judge(kappa=kappa(name)) if judgement.verdict is Verdict.FAILS else judgement
-
-
-def _lazy_kappa(both: Pair) -> Callable[[str], float]:
-    found: dict[str, float] = {}
-
-    def kappa(name: str) -> float:
-        if not found:
-            with Wide():
-                found.update(alone.sensitivity(both.model, both.peft))
-        return found[name]
-
-    return kappa
+def _kappa(both: Pair) -> Callable[[], dict[str, float]]:
+    return cache(partial(alone.sensitivity, both.model, both.peft))
 
 
 def _residuals(both: Pair) -> dict[str, nn.Parameter]:

@@ -2,9 +2,9 @@
 
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -83,8 +83,7 @@ def measured(model: Model, record: Record) -> None:
         return
     both = pair(record.variant, model, dropout=DROPOUT)
     _targets(record, both)
-    with Wide():
-        kappa = sensitivity(model, both.peft)
+    kappa = cache(partial(sensitivity, model, both.peft))
     for mode in ("eval", "train"):
         _function(record, both, mode, kappa)
     both.lite.module.float()
@@ -109,7 +108,7 @@ def _targets(record: Record, both: Pair) -> None:
         record.expect("base", f"trained by {name}", ", ".join(more[:4]) or "nothing", "nothing")
 
 
-def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float]) -> None:
+def _function(record: Record, both: Pair, mode: str, kappa: Callable[[], Mapping[str, float]]) -> None:
     """lite beside peft in float64."""
     model = both.model
     with Wide():
@@ -121,9 +120,8 @@ def _function(record: Record, both: Pair, mode: str, kappa: Mapping[str, float])
     if dead := [name for name, value in truth.items() if not value.any()]:
         record.untested(mode, f"without effect in peft: {', '.join(dead)}")
     for name, value in truth.items():
-        record.judge(
-            mode, name, policy.same_function(got[name], value, n=longest(model, both.lite), kappa=kappa[name], ill=policy.CHAIN)
-        )
+        judge = partial(policy.same_function, got[name], value, n=longest(model, both.lite), ill=policy.CHAIN)
+        record.judge(mode, name, sides.bounded(judge, name, kappa))
 
 
 def longest(model: Model, side: Side) -> int:
