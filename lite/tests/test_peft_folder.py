@@ -146,8 +146,9 @@ def test_a_module_under_two_names_crosses_neither_way(tmp_path):
         lite.load_peft(Shared(), tmp_path)
 
 
-@pytest.mark.parametrize("key", [b'"lite"', b'"sha256"', b'"adapter_config_sha256"'])
-def test_a_hidden_note_is_seen(key, tmp_path):
+@pytest.mark.parametrize("word", ["lite", "sha256", "adapter_config_sha256"])
+def test_a_hidden_note_is_seen(word, tmp_path):
+    key = f'"{word}"'.encode()
     lite.export_peft(trained(attach(net(), lite.PiSSAConfig(r=2))), tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     content = file.read_bytes()
