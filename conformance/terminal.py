@@ -57,11 +57,14 @@ def cell_text(
     shown = peak(own)
     if shown.unit and shown.error > 0 and shown.evidence:
         words.append(f"{'by' if shown.verdict.is_red else '≤'} {rounded_up(shown.error)} {short_unit(shown.unit)}")
-    for reason in dict.fromkeys(m.reason for m in own if m.reason):
-        if reason not in notes:
-            notes.append(reason)
-        words.append(f"[{notes.index(reason) + 1}]")
-    return " ".join(words)
+    return " ".join([*words, *numbered(own, notes)])
+
+
+def numbered(measurements: Sequence[Measurement], notes: list[str]) -> list[str]:
+    """The numbers of their reasons among the notes, which new ones are added to."""
+    reasons = list(dict.fromkeys(m.reason for m in measurements if m.reason))
+    notes += [reason for reason in reasons if reason not in notes]
+    return [f"[{notes.index(reason) + 1}]" for reason in reasons]
 
 
 def short_unit(unit: str) -> str:

@@ -95,9 +95,7 @@ def targets(model: nn.Module, config: Config) -> list[Layer]:
     """The layers `config` selects; ValueError that lists what was there if none matches."""
     layers = list(linear_layers(model))
     width = _residual_width(model, layers)
-    names: dict[nn.Module, list[str]] = {}  # a shared module has several
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
+    names = all_names(model)
     chosen = [layer for layer in layers if _selects(config, layer, names[layer.module], width)]
     if not chosen:
         there = [f"{layer.name or '(the model itself)'} ({_role(layer, width)})" for layer in layers[:20]]
@@ -108,6 +106,14 @@ def targets(model: nn.Module, config: Config) -> list[Layer]:
             f"the model's linear-like layers are: {', '.join(there) or 'none'}{more}"
         )
     return chosen
+
+
+def all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every module with its names: a shared one has several."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
 
 
 def _selects(config: Config, layer: Layer, names: list[str], width: int) -> bool:

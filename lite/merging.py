@@ -56,13 +56,15 @@ def merged_layer(adapter: Adapter) -> tuple[Tensor, Tensor | None]:
     bare = _bare(layer, W, None)
     parts = []
     with torch.autocast(W.device.type, enabled=False):
+        if variant.forward:  # what a bias of the method adds
+            still = variant.code(adapter.active, bare, tensors, W.new_zeros(1, layer.d_in), W.new_zeros(1, layer.d_out))
         for first in range(0, layer.d_in, ROWS):
-            x, y = W.new_zeros(len(W.T[first : first + ROWS]), layer.d_in), W.T[first : first + ROWS]
+            y = W.T[first : first + ROWS]
+            x = W.new_zeros(len(y), layer.d_in)
             x.diagonal(first).fill_(1)  # these rows of the identity
             if variant.adapt_input:
                 parts.append(variant.code(adapter.active, bare, tensors, x) @ W.T)
             else:
-                still = variant.code(adapter.active, bare, tensors, 0 * x[:1], 0 * y[:1])  # what a bias of the method adds
                 parts.append(variant.code(adapter.active, bare, tensors, x, y) - still)
         if b is not None and variant.forward:
             b = variant.code(adapter.active, _bare(layer, W, b), tensors, W.new_zeros(1, layer.d_in), b[None])[0]

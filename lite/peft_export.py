@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lite import files, stored
 from lite.adapter import Adapter
 from lite.files import PathLike
-from lite.layers import Layer, linear_layers
+from lite.layers import Layer, all_names, linear_layers
 from lite.peft_form import BASE, CONFIG, NOTE, NOTED_CONFIG, OFF, TENSORS, PeftForm, carried, name_of
 from lite.runtime import attached, full_name
 from lite.stored import START
@@ -86,9 +86,8 @@ def _config(model: nn.Module, adapters: Sequence[Adapter], forms: Mapping[str, P
     ways = {field: str.endswith if field in listed else ends for field in selected}
     chosen = {field: exact(model, own, ways[field]) for field, own in selected.items()}
     targets = chosen["target_modules"]
-    if any(
-        isinstance(entries, str) or not {*entries} <= {*targets} for entries in chosen.values()
-    ):  # peft wants a part of the targets
+    # peft wants a part of the targets, and compares lists with lists
+    if any(isinstance(entries, str) or not {*entries} <= {*targets} for entries in chosen.values()):
         chosen = {field: expression(own) for field, own in selected.items()}
     said = _agreed({a.layer.name: forms[a.layer.name].fields(a.config) for a in adapters}, form.per_layer) | chosen
     if form.conv1d and all(adapter.layer.transposed for adapter in adapters):
@@ -145,9 +144,7 @@ def ends(name: str, entry: str) -> bool:
 
 def refuse_shared(model: nn.Module, layers: Sequence[Layer]) -> None:
     """ValueError for a module that the model has under several names: lite adapts it wherever it is called, peft under the first only."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
+    names = all_names(model)
     for layer in layers:
         if len(names[layer.module]) > 1:
             raise ValueError(

@@ -152,14 +152,10 @@ def _chosen(
         form = _form(variant)
         options = form.read(_of_layer(form, fields, layer.name))
         try:
-            config = variant.config(**options)
-            adapter = Adapter(variant, config, layer, config)
             if form.from_peft and variant.residual is None:
-                _, told = form.from_peft(own)
-                options = options | dict(told)
-                config = variant.config(**options)
-                adapter = Adapter(variant, config, layer, config)
-            return (variant, options), _ours(adapter, own, noted=False)
+                options |= form.from_peft(own)[1]
+            config = variant.config(**options)
+            return (variant, options), _ours(Adapter(variant, config, layer, config), own, noted=False)
         except (ValueError, TypeError) as error:
             problems.append(f"{layer.name} is no {variant.name}: {error}")
     raise ValueError("; ".join(problems))
@@ -198,7 +194,7 @@ def _group(
     """One config for these layers, and what each has of its own."""
     usual = next(iter(options.values())) | _form(variant).read(fields)
     targets = exact(model, list(options), ends)
-    patterns = (targets,) if isinstance(targets, str) else tuple(rf"(^|\.){re.escape(entry)}$" for entry in targets)
+    patterns = (f"^({targets})$",) if isinstance(targets, str) else tuple(rf"(^|\.){re.escape(entry)}$" for entry in targets)
     config = variant.config(**usual, target_names=patterns, exclude_names=())
     differing = {name: {key: value for key, value in own.items() if value != usual[key]} for name, own in options.items()}
     return config, {name: Entry(None, own) for name, own in differing.items()}

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 import lite
 from conformance.bench.cell import Cell
-from conformance.suite_of import suite_of
+from conformance.whole.sides import reference_of
 from refs.case import Case
-from refs.peft_layer import PeftLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,9 @@ def peft_step(cell: Cell) -> Step:
     """The installed peft's, in the base's dtype as lite is."""
     import peft
 
-    references = [reference for reference in suite_of(cell.variant).references if isinstance(reference, PeftLayer)]
+    reference = reference_of(cell.variant)
+    assert reference is not None
     case = Case(d_in=cell.d_in, d_out=cell.d_out, rank=cell.rank or None, alpha=ALPHA if _has_alpha(cell) else None)
-    reference = references[-1]
     host = nn.ModuleDict({"layer": _base(cell)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from conformance.certificate import Certificate
 from conformance.report.markdown import section, table
+from conformance.report.sections import footnotes
 from conformance.report.summary import Summary
 from conformance.suite import Reference, Suite
 from conformance.suite_of import suite_of
@@ -53,8 +54,7 @@ def _compared(certificate: Certificate, suite: Suite, layers: Sequence[AuthorLay
     rows = [[check, *(cell_text(certificate.measurements, check, name, verdicts, notes) for name in names)] for check in checks]
     header = ["check", *(f"{layer.name} – {other.name if other else 'lite'}" for layer, other in columns)]
     equations = [[layer.name, f"`{layer.equation}`"] for layer in layers]
-    reasons = "\n".join(f"[{number}] {note}  " for number, note in enumerate(notes, 1))
-    return [table(["layer", "computes"], equations), table(header, rows), reasons]
+    return [table(["layer", "computes"], equations), table(header, rows), footnotes(notes)]
 
 
 def _column(layer: AuthorLayer, other: Reference | None, there: set[str]) -> str:

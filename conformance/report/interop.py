@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import lite
 from conformance.report.markdown import table
 from conformance.report.model_grid import grid
+from conformance.report.sections import footnotes, made_with
 from conformance.whole import interop, merging
-from conformance.whole.results import Row, Sheet
+from conformance.whole.results import Sheet
 
 FILE, TITLE = "interop.md", "Interop and merge"
 INTRODUCTION = """Does a model that was adapted by one library compute the same in the other? `lite.export_peft(model, folder)` writes what
@@ -34,7 +35,7 @@ def page(sheets: Mapping[str, Sheet]) -> str:
         parts += [f"## {way}", says, grid([row for row in rows if row.group in (way, "run")], notes)]
     if merging.CHECK in sheets:
         parts += ["## merge", MERGED, grid(sheets[merging.CHECK].rows, notes)]
-    parts += ["  \n".join(f"[{number}] {note}" for number, note in enumerate(notes, 1)), _made_with(rows, sheets)]
+    parts += [footnotes(notes), f"{sum(row.count for row in rows)} measurements. {made_with(sheets[interop.CHECK].machine)}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,9 +48,3 @@ def _forms() -> str:
             [name, form.type if form else "none: refused", how or "–", "yes" if form and form.conv1d else "no" if form else "–"]
         )
     return table(["variant", "peft's type", "form", "Conv1D"], lines)
-
-
-def _made_with(rows: tuple[Row, ...], sheets: Mapping[str, Sheet]) -> str:
-    machine = sheets[interop.CHECK].machine
-    count = sum(row.count for row in rows)
-    return f"{count} measurements. Made with {', '.join(f'{name} {value}' for name, value in machine.items())}."

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from conformance.report.markdown import table
-from conformance.terminal import reproduce
+from conformance.terminal import numbered, reproduce, short_unit
 from conformance.verdict import ORDER, Verdict, rounded_up
 from conformance.whole.results import Row
 
@@ -28,12 +28,8 @@ def cell(rows: Sequence[Row], notes: list[str]) -> str:
     shown = max(telling, key=lambda m: m.ratio)
     words = [str(verdict)]
     if shown.unit and shown.error > 0:
-        words.append(f"≤ {rounded_up(shown.error)} {'×' if shown.unit.startswith('×') else shown.unit}")
-    for reason in dict.fromkeys(m.reason for m in telling if m.reason):
-        if reason not in notes:
-            notes.append(reason)
-        words.append(f"[{notes.index(reason) + 1}]")
-    return " ".join(words)
+        words.append(f"≤ {rounded_up(shown.error)} {short_unit(shown.unit)}")
+    return " ".join([*words, *numbered(telling, notes)])
 
 
 def worst_of(rows: Sequence[Row]) -> Verdict:

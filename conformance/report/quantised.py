@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from conformance.report.markdown import table
 from conformance.report.model_grid import cell, worst_of
+from conformance.report.sections import footnotes, made_with
 from conformance.verdict import Verdict
 from conformance.whole.quantised import CHECK, DEQUANTISES, LACKS, LITE, OTHERWISE, PEFT, REFUSES, RELEASE, SAME
 from conformance.whole.results import Row, Sheet
@@ -34,8 +35,7 @@ def page(sheets: Mapping[str, Sheet]) -> str:
         [variant, *(part for name in formats for part in _cells(sheet.cell(variant, name), notes))]
         for variant in dict.fromkeys(row.variant for row in sheet.rows)
     ]
-    reasons = "  \n".join(f"[{number}] {note}" for number, note in enumerate(notes, 1))
-    return "\n\n".join([f"# {TITLE}", INTRODUCTION, table(header, lines), reasons, _made_with(sheet)]) + "\n"
+    return "\n\n".join([f"# {TITLE}", INTRODUCTION, table(header, lines), footnotes(notes), _made_with(sheet)]) + "\n"
 
 
 def _cells(rows: Sequence[Row], notes: list[str]) -> list[str]:
@@ -62,5 +62,5 @@ def _alone(who: str, rows: Sequence[Row], notes: list[str]) -> str:
 
 def _made_with(sheet: Sheet) -> str:
     releases = sorted({row.shown.reason for row in sheet.rows if row.group == RELEASE})
-    machine = [f"{name} {value}" for name, value in sheet.machine.items()]
-    return f"{sum(row.count for row in sheet.rows)} measurements. Made with {', '.join([*releases, *machine])}."
+    used = dict(release.split(maxsplit=1) for release in releases) | sheet.machine
+    return f"{sum(row.count for row in sheet.rows)} measurements. {made_with(used)}"

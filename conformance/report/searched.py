@@ -1,6 +1,7 @@
 """The page of the search, rendered from what the last whole one found."""
 
 from conformance.report.markdown import bullets, section, table
+from conformance.report.sections import made_with
 from conformance.search_results import Found, Searched
 from conformance.terminal import reproduce
 from conformance.verdict import Measurement, rounded_up
@@ -29,7 +30,7 @@ def page(findings: Searched) -> str:
                 section("Closest to the bound", table(HEADER, [_row(entry) for entry in findings.found])),
                 section("Alarms", bullets((_alarm(m) for m in findings.alarms), "None.")),
                 section("Each quantity", table(["variant", "reference", "what", "error / bound", "case"], _quantities(findings))),
-                section("Reproduce", f"All of it: `nox -s search -- {options}`.", _commands(findings), _made_with(findings)),
+                section("Reproduce", f"All of it: `nox -s search -- {options}`.", _commands(findings), made_with(findings.machine)),
             ]
         )
         + "\n"
@@ -60,7 +61,3 @@ def _alarm(m: Measurement) -> str:
 def _commands(findings: Searched) -> str:
     lines = [f"`{reproduce(entry.worst)}`" for entry in findings.found if entry.worst]
     return "The closest case of each row:\n\n" + bullets(lines, "None.")
-
-
-def _made_with(findings: Searched) -> str:
-    return "Made with " + ", ".join(f"{name} {value}" for name, value in findings.machine.items()) + "."

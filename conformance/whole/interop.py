@@ -55,21 +55,19 @@ def measured(model: Model, record: Record) -> None:
 def _refused(model: Model, record: Record) -> None:
     """A method or a layer that peft does not have: `export_peft` has to say so, or write what peft can load all the same."""
     side = alone.alone(record.variant, model)
+    for way in (IN, AGAIN):
+        record.not_applicable(way, "peft writes no such folder")
     with scratch() as folder:
         try:
             lite.export_peft(side.module, folder)
         except ValueError as error:
             for way in (OUT, BACK):
                 record.not_applicable(way, f"refused: {_reason(error)}")
-            for way in (IN, AGAIN):
-                record.not_applicable(way, "peft writes no such folder")
             if left := sorted(path.name for path in Path(folder).iterdir()):
                 record.expect(OUT, "files of a refused export", left, [])
             return
         _same_there(record, model, side, Path(folder), partial(alone.sensitivity, model, side))
         _bits_back(record, model, side, Path(folder))
-        for way in (IN, AGAIN):
-            record.not_applicable(way, "peft writes no such folder")
 
 
 def _out(record: Record, both: Pair, folder: Path) -> None:

@@ -1,10 +1,9 @@
 """Which variants whole models are asked for."""
 
-from conformance.suite_of import suite_of
 from conformance.variants import known
-from refs.peft_layer import PeftLayer
+from conformance.whole.sides import reference_of
 
 
 def beside_peft() -> list[str]:
     """Those that peft has, by whatever name."""
-    return [name for name in known() if any(isinstance(reference, PeftLayer) for reference in suite_of(name).references)]
+    return [name for name in known() if reference_of(name)]

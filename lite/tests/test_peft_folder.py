@@ -261,3 +261,11 @@ def test_an_output_layer_is_adapted_if_peft_adapted_it(tmp_path):
     lite.export_peft(lite.attach(model, lite.LoRAConfig(r=2, exclude_names=())), tmp_path)
     save_file(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.safetensors")
     assert hasattr(lite.load_peft(torch.nn.ModuleDict({"lm_head": torch.nn.Linear(6, 6)}), tmp_path)["lm_head"], "lora_A")
+
+
+def test_names_that_only_an_expression_tells_come_back(tmp_path):
+    lite.export_peft(trained(lite.attach(Nest(), lite.LoRAConfig(r=2, target_names=["^fc$"]))), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == "fc"
+    save_file(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.safetensors")  # without lite's note
+    restored = lite.load_peft(Nest(), tmp_path)
+    assert [name for name, _ in restored.named_parameters() if "lora_" in name] == ["fc.lora_A", "fc.lora_B"]
