@@ -85,8 +85,9 @@ class Adapter:
     def _computing(self) -> tuple[dict[str, Tensor], torch.dtype]:
         """All tensors in the widest of their dtypes: somebody may train in another one than what is frozen."""
         tensors = self.live()
-        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
-        return {name: tensor.to(dtype) for name, tensor in tensors.items()}, dtype
+        dtypes = {tensor.dtype for tensor in tensors.values()}
+        dtype = functools.reduce(torch.promote_types, dtypes)
+        return (tensors if len(dtypes) == 1 else {name: tensor.to(dtype) for name, tensor in tensors.items()}), dtype
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """The forward hook."""
@@ -99,11 +100,11 @@ class Adapter:
 
     def adapt_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The forward pre-hook."""
-        (tensors, dtype), name = self._computing(), self.layer.input_name
-        x = args[0] if args else kwargs[name]
+        tensors, dtype = self._computing()
+        x = args[0] if args else kwargs[self.layer.input_name]
         wide = torch.promote_types(x.dtype, dtype)  # a narrower adapter would round what the layer gets
         adapted = self.variant.code(self.active, self.layer, tensors, x.to(wide)).to(x.dtype)
-        return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {name: adapted})
+        return ((adapted, *args[1:]), kwargs) if args else (args, kwargs | {self.layer.input_name: adapted})
 
     def hook(self) -> RemovableHandle:
         """Put it in front of its layer or behind it."""

@@ -103,41 +103,37 @@ def _data(cell: Cell) -> tuple[Tensor, Tensor]:
     return x.requires_grad_(), cotangent
 
 
-def products(cell: Cell) -> list[tuple[int, int, int]]:
-    """(m, k, n) of the method's products, forward and backward, beside those of the bare layer.
+def products(cell: Cell) -> list[tuple[int, int, int, str]]:
+    """(m, k, n, dtype) of the method's products, forward and backward, beside those of the bare layer.
 
-    A product with a trained factor comes back twice, by each side; one with a frozen factor once. DoRA's norm needs W Aᵀ.
+    A product with a trained factor comes back twice, by each side; one with a frozen factor once. DoRA's norm needs A Wᵀ. HRA's core
+    is in float64, since float32 loses nearly parallel rows: V Vᵀ, whose gradient is one product, and the way of (…, r) through T.
     """
     T, d_in, d_out, r = cell.tokens, cell.d_in, cell.d_out, cell.rank
     thin = [(T, d_in, r), (T, r, d_out)]
     back = [(T, r, d_in), (r, T, d_in), (T, d_out, r), (d_out, T, r)]
+    wide: list[tuple[int, int, int]] = []
     match cell.variant:
         case "lora" | "delora":
-            return thin + back
+            own = thin + back
         case "dora":
-            return thin + back + [(d_out, d_in, r)]
+            own = [*thin, *back, (r, d_in, d_out)]
         case "lora_xs":
-            return [*thin, (T, r, r), (T, d_out, r), (T, r, r), (r, T, r), (T, r, d_in)]
+            own = [*thin, (T, r, r), (T, d_out, r), (T, r, r), (r, T, r), (T, r, d_in)]
         case "hra":
-            return [
-                (T, d_in, r),
-                (T, r, r),
-                (T, r, d_in),
-                (r, d_in, r),
-                (T, d_in, r),
-                (T, r, d_in),
-                (r, T, d_in),
-                (r, T, d_in),
-                (r, r, d_in),
-            ]
+            own = [(T, d_in, r), (T, r, d_in), (T, d_in, r), (r, T, d_in), (T, r, d_in), (r, T, d_in)]
+            wide = [(r, d_in, r), (r, r, d_in), (T, r, r), (T, r, r), (r, T, r)]
         case _:
-            return []
+            own = []
+    return [(*size, cell.dtype) for size in own] + [(*size, "float64") for size in wide]
 
 
 def _limit(cell: Cell) -> Step:
     """The bare layer's step and the method's products, by plain calls of torch."""
-    bare, dtype = _step(cell, _base(cell)), getattr(torch, cell.dtype)
-    factors = [tuple(torch.randn(rows, k).to(cell.device, dtype) for rows in (m, n)) for m, k, n in products(cell)]
+    bare = _step(cell, _base(cell))
+    factors = [
+        tuple(torch.randn(rows, k).to(cell.device, getattr(torch, dtype)) for rows in (m, n)) for m, k, n, dtype in products(cell)
+    ]
 
     def step() -> None:
         bare()

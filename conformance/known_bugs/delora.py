@@ -103,8 +103,8 @@ BUGS = (
         source="a reviewer's plant",
         hidden_by="positive strengths in tests",
         where="lite.variants.delora",
-        old='scaled_A = t["lora_lambda"] / config.r',
-        new='scaled_A = t["lora_lambda"].abs() / config.r',
+        old='strength = t["lora_lambda"] / config.r',
+        new='strength = t["lora_lambda"].abs() / config.r',
         red=frozenset({"accuracy", "forward", "gradients"}),
         message="output",
     ),
@@ -129,8 +129,8 @@ BUGS = (
         source="DeLoRA (author), on the CPU",
         hidden_by="gradients are right, and nothing is trained in tests",
         where="lite.variants.delora",
-        old="return y + F.linear(F.linear(x, scaled_A), B / norm_b)",
-        new="""update = F.linear(F.linear(x, scaled_A), B / norm_b)
+        old='return y + F.linear(F.linear(x, A * t["lora_wnorm"]) * strength, B)',
+        new="""update = F.linear(F.linear(x, A * t["lora_wnorm"]) * strength, B)
     return y + update - update.detach()""",
         red=frozenset({"accuracy", "defaults", "dropout", "forward"}),
         message="output",

@@ -20,8 +20,8 @@ ONE_TOKEN = Bug(
 ONE_INPUT_TOKEN = replace(
     ONE_TOKEN,
     where="lite.adapter:Adapter.adapt_input",
-    old="if args else (args, kwargs | {name: adapted})",
-    new="if args and x.numel() > x.shape[-1] else (args, kwargs if x.numel() == x.shape[-1] else kwargs | {name: adapted})",
+    old="if args else (args, kwargs | {self.layer.input_name: adapted})",
+    new="if args and x.numel() > x.shape[-1] else (args, kwargs if x.numel() == x.shape[-1] else kwargs | {self.layer.input_name: adapted})",
 )
 LAST_LAYER_STAYS = Bug(
     id="detach-last-layer",

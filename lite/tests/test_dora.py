@@ -1,13 +1,12 @@
-"""DoRA's two shortcuts: row norms without the dense matrix, and x Wᵀ out of y; each where it keeps its digits, and only there."""
+"""DoRA's two shortcuts: row norms without the dense matrix, and x Vᵀ out of y; each where it keeps its digits, and only there."""
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
-from lite.layers import Layer
-from lite.tests.toys import inputs
-from lite.variants.dora import product, row_norms
+import lite
+from lite.tests.toys import inputs, trained
+from lite.variants.dora import TOKENS, is_small, row_norms
 
 UNIT = torch.finfo(torch.float64).eps / 2
 
@@ -50,41 +49,52 @@ def test_squares_that_leave_the_dtype_are_not_taken(size):
     torch.testing.assert_close(row_norms(W, A, size * B, 2.0), dense(W, A, size * B, 2.0), rtol=1e-6, atol=0)
 
 
-def layer_of(bias, dtype=torch.float64):
-    torch.manual_seed(0)
-    module = nn.Linear(11, 4, dtype=dtype)
-    with torch.no_grad():
-        module.bias.copy_(torch.as_tensor(bias))
-    return Layer("", module, 11, 4, transposed=False)
+OUTPUTS = 4
+QUIET = 2  # the column whose results are the smallest
 
 
-def both(layer, x):
-    """What `product` gives, y − b, and x Wᵀ."""
-    W, y = layer.weight.detach(), layer.module(x).detach()
-    return product(layer, W, x, y), y - layer.bias.detach(), linear(x, W)
+def example(rows, times):
+    """Some results, whose first half is twice as large, and b, which in one column is so many times their mean size."""
+    rest = inputs(rows, OUTPUTS, dtype=torch.float64)
+    rest[: rows // 2] *= 2
+    rest[:, QUIET] /= 8
+    bias = torch.zeros(OUTPUTS, dtype=torch.float64)
+    bias[QUIET] = -times * rest[:TOKENS, QUIET].abs().mean()
+    return bias, rest + bias
 
 
-def test_a_small_bias_is_taken_off_again():
-    found, rest, exact = both(layer_of([0.1, -0.2, 0.3, 0.0]), inputs(9, 11, dtype=torch.float64))
-    assert found.equal(rest)
-    assert not rest.equal(exact)
+@pytest.mark.parametrize("rows", [1, 9, 3 * TOKENS])
+@pytest.mark.parametrize(("times", "small"), [(0.0, True), (3.99, True), (4.01, False), (1e9, False)])
+def test_a_bias_is_small_if_no_column_has_it_much_larger_than_its_first_results(rows, times, small):
+    bias, added = example(rows, times)
+    assert is_small(bias, added) is small
+    assert is_small(bias, added.reshape(rows, 1, OUTPUTS)) is small
 
 
-@pytest.mark.parametrize(("times", "taken_off"), [(3.9, True), (4.1, False)])
-def test_one_column_with_a_large_bias_is_enough(times, taken_off):
-    x = inputs(9, 11, dtype=torch.float64)
-    layer = layer_of([0.0] * 4)
-    rms = linear(x, layer.weight).square().mean(dim=0).sqrt()
-    quietest = int(rms.argmin())
-    with torch.no_grad():
-        layer.module.bias[quietest] = -times * rms[quietest]
-    found, rest, exact = both(layer, x)
-    assert not rest.equal(exact)
-    assert found.equal(rest if taken_off else exact)
+def test_one_token_without_a_batch_has_a_size_too():
+    bias, added = example(1, 4.01)
+    assert not is_small(bias, added[0])
+    assert is_small(bias / 2, added[0] - bias / 2)
+
+
+def test_sizes_are_averaged_in_float32_at_least():
+    added = torch.full((64, 2), 6e4, dtype=torch.float16)  # whose sum is too large for it
+    assert is_small(torch.tensor([1.0, 1.0], dtype=torch.float16), added)
+    assert not is_small(torch.tensor([1.0, 6e4], dtype=torch.float16), added)
 
 
 def test_what_is_compiled_takes_no_decision(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    found, rest, exact = both(layer_of([0.1] * 4), inputs(9, 11, dtype=torch.float64))
-    assert found.equal(exact)
-    assert not rest.equal(exact)
+    assert not is_small(*example(9, 0.0))
+
+
+@pytest.mark.parametrize("size", [0.1, 1e6])
+def test_the_magnitudes_keep_their_gradients_whatever_the_bias(size):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(11, 4, dtype=torch.float64), inputs(9, 11, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.fill_(size)
+    trained(lite.attach(layer, lite.DoRAConfig(r=2)))
+    V = (layer.weight + 4 * layer.lora_B @ layer.lora_A).detach()
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.lora_m.grad, (x @ V.T).sum(dim=0) / V.norm(dim=1), rtol=1e-13, atol=1e-13)

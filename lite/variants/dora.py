@@ -4,8 +4,8 @@ y = b + (m/n) ∘ (x Vᵀ),  V = W + s·BA,  n_i = ‖V_i‖₂ per output row, 
 With dropout in training: y = x Wᵀ + b + (m/n − 1) ∘ (drop(x) Wᵀ) + (m/n) ∘ s·(drop(x) Aᵀ) Bᵀ.
 Identity at init: B = 0 and m = n, so m/n is exactly 1 and the added terms exactly zero.
 Departures: dora-full-gradient, the norm as a part of the gradient of A and B (the authors' `dora_simple=False`), is a different choice;
-§4.3, the authors' default and peft detach, so does this. x Wᵀ is y − b, as in peft, as long as b takes few of its digits; under a large
-bias peft loses digits of the gradient of m, here x Wᵀ is computed again.
+§4.3, the authors' default and peft detach, so does this. With o = x Wᵀ + b + s·(x Aᵀ) Bᵀ it is (m/n) ∘ o + (1 − m/n) ∘ b, as long as b takes
+few of the digits of o; under a large bias peft loses digits of the gradient of m, here x Wᵀ is computed again, as with dropout.
 The dense V is never formed: ‖V_i‖² = ‖W_i‖² + 2s·b_i·(A W_iᵀ) + s²·b_i (A Aᵀ) b_iᵀ, with b_i the rows of B; the sum of squares keeps its
 digits as long as nothing cancels, and rows with ‖W_i‖ + ‖s·b_i A‖ > 4‖V_i‖ are computed in full. At B = 0 it is ‖W_i‖ bit for bit.
 Sources: Liu et al. 2024 (arXiv:2402.09353) eq. 5 and §4.3; peft `tuners/lora/dora.py` (`DoraLinearLayer.forward`); the authors' two
@@ -24,7 +24,7 @@ from lite.variant import Shapes, Tensors, Variant, register
 from lite.variants import lora
 
 CANCELLED = 4.0  # by how much two parts of a row may be larger than their sum
-BIASED = 4.0  # how many times larger than x Wᵀ a bias may be
+BIASED, TOKENS = 4.0, 64  # how many times larger than x Vᵀ a bias may be, by how many tokens
 
 
 @options
@@ -64,10 +64,13 @@ def forward(config: DoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
     gain: Tensor = m / n  # (d_out,)
     dropped = F.dropout(x, config.dropout) if config.dropout and layer.module.training else x
     update = F.linear(F.linear(dropped, A) * s, B)
-    if dropped is x and layer.bias is None:
-        return gain * (y + update)
-    base = product(layer, W, x, y) if dropped is x else F.linear(dropped, W)
-    return y + (gain - 1) * base + gain * update
+    added = y + update
+    if dropped is x:
+        if layer.bias is None:
+            return gain * added
+        if is_small(layer.bias, added):
+            return (gain * added).add_((1 - gain) * layer.bias)
+    return added + (gain - 1) * (F.linear(dropped, W) + update)
 
 
 def row_norms(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
@@ -75,22 +78,20 @@ def row_norms(W: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor:
     norm = torch.linalg.norm(W, dim=1).to(torch.promote_types(W.dtype, torch.float32))  # bit for bit what m starts as
     wide = B.to(norm.dtype)
     added = s**2 * ((wide @ (A @ A.T).to(wide)) * wide).sum(dim=1)  # ‖s·b_i A‖²
-    n: Tensor = (norm * norm + (2 * s * ((W @ A.T) * wide).sum(dim=1) + added)).sqrt()
+    n: Tensor = (norm * norm + (2 * s * (F.linear(A, W).T * wide).sum(dim=1) + added)).sqrt()
     unsure = ~(norm + added.sqrt() <= CANCELLED * n)  # overflow and underflow, too
     if unsure.any():
         n[unsure] = torch.linalg.norm(W[unsure] + s * (B[unsure] @ A), dim=1).to(n)
     return n.to(W.dtype)
 
 
-def product(layer: Layer, W: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """x Wᵀ (…, d_out) of y = x Wᵀ + b: y − b where b is at most a few times as large in every column, computed again elsewhere."""
-    assert layer.bias is not None
-    rest = y - layer.bias
-    if not torch.compiler.is_compiling():  # which way is known from numbers only
-        size = torch.linalg.vector_norm(rest.detach().reshape(-1, len(W)), dim=0, dtype=torch.promote_types(y.dtype, torch.float32))
-        if bool((layer.bias.abs() * (rest.shape[:-1].numel() ** 0.5) <= BIASED * size).all()):
-            return rest
-    return F.linear(x, W)
+def is_small(bias: Tensor, added: Tensor) -> bool:
+    """Whether added = x Vᵀ + b keeps the digits of x Vᵀ: in every column b is at most a few times as large, by some of the tokens."""
+    if torch.compiler.is_compiling():  # it is known from numbers only
+        return False
+    few = added.detach().reshape(-1, len(bias))[:TOKENS] - bias
+    size = few.abs().mean(dim=0, dtype=torch.promote_types(few.dtype, torch.float32))
+    return bool((bias.abs() <= BIASED * size).all())
 
 
 def switched_on(config: DoRAConfig) -> dict[str, bool]:

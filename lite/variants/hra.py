@@ -57,13 +57,18 @@ def init(config: HRAConfig, layer: Layer) -> dict[str, Tensor]:
 
 
 def adapt_input(config: HRAConfig, layer: Layer, t: Tensors, x: Tensor) -> Tensor:
-    U = t["lora_U"].double()
-    V = (U / U.norm(dim=1, keepdim=True)).to(x.dtype)  # (r, d_in)
-    gram = V.double() @ V.double().T  # (r, r)
+    U = t["lora_U"]
+    with torch.no_grad():  # a power of two rounds nothing
+        norm = torch.linalg.norm(U, dim=1, keepdim=True)
+        scale = (torch.frexp(norm).mantissa / norm).clamp(max=torch.finfo(norm.dtype).max)
+    V = (U * scale).to(x.dtype)  # (r, d_in)
+    wide = V.double()
+    half = wide @ wide.detach().T  # (r, r)
+    gram = half + half.T - half.detach()  # the gradient in one product, since the second is the first's transpose
     S = gram.triu(1) + gram.diag().diag() / 2
-    T = torch.linalg.solve_triangular(S, torch.eye(config.r, dtype=S.dtype, device=S.device), upper=True)
-    z = F.linear(F.linear(x, V).double(), T)  # (…, r), x Vᵀ Tᵀ
-    return x - torch.matmul(z.to(x.dtype), V)
+    T = torch.linalg.solve_triangular(S, -torch.eye(config.r, dtype=S.dtype, device=S.device), upper=True)  # −S⁻¹
+    z = F.linear(F.linear(x, V).double(), T)  # (…, r), −x Vᵀ Tᵀ
+    return x + torch.matmul(z.to(x.dtype), V)
 
 
 HRA = register(
