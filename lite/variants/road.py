@@ -53,7 +53,7 @@ def forward(config: RoadConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) 
     theta, alpha = t["lora_theta"].reshape(shape).unbind(1), t["lora_alpha"].reshape(shape).unbind(1)
     along, across = alpha[0] * theta[0].cos(), alpha[-1] * theta[-1].sin()  # (groups, 1 or 2, half)
     signed = across * across.new_tensor([[-1], [1]])  # the first row gets −o_j, the second o_i
-    swapped = y.reshape(*y.shape[:-1], -1, config.group_size).roll(half, dims=-1).reshape(y.shape)  # o_j where o_i stands
+    swapped = y.reshape(*y.shape[:-1], len(along), config.group_size).roll(half, dims=-1).reshape(y.shape)  # o_j where o_i stands
     # One gain for each output, laid out as the outputs are: the products then run along whole rows.
     return (y * along.expand(-1, 2, -1).flatten()).add_(swapped * signed.flatten())
 
