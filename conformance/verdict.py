@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -68,7 +68,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for xdist's transport."""
-        return asdict(self) | {"verdict": str(self.verdict)}
+        return {name: getattr(self, name) for name in self.__slots__} | {"verdict": str(self.verdict)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Measurement":

@@ -13,11 +13,13 @@ def main() -> None:
     parser.add_argument(
         "what", nargs="*", metavar="WHAT", help="layers, attach, suites (default: all), or methods to time the layers of"
     )
-    parser.add_argument("--runs", type=int, help="runs of each after one to warm up (default 3, of layers 15)")
+    parser.add_argument("--runs", type=int, help="turns of each after one to warm up (default 3, of layers 15)")
     parser.add_argument(
         "--dir", type=Path, default=Path(".conformance/bench"), help="where measured cells are kept (default %(default)s)"
     )
-    parser.add_argument("--again", action="store_true", help="measure cells that are there already, too")
+    parser.add_argument(
+        "--again", action="store_true", help="measure cells once more that are there already; the page takes the median of all runs"
+    )
     asked = parser.parse_args()
     known = ("layers", "attach", "suites", *VARIANTS)
     if unknown := [word for word in asked.what if word not in known]:
@@ -28,7 +30,7 @@ def main() -> None:
     if not asked.what or "attach" in asked.what:
         attach.report(asked.runs or 3)
     if not asked.what or "suites" in asked.what:
-        suites.report(asked.runs or 3)
+        suites.report(asked.dir, asked.runs or 3)
 
 
 if __name__ == "__main__":

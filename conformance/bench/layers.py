@@ -1,81 +1,63 @@
 """Forward and backward of one layer, in turns so that all see the same machine; a file for each cell, so that a run goes on where it stopped."""
 
-import json
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from conformance import run_folder
-from conformance.bench import sides
+from conformance.bench import results, sides, tables
 from conformance.bench.cell import VARIANTS, Cell, cells
+from conformance.bench.results import Measured, Run
 from conformance.bench.sides import Step
 from refs.counted import Counted
 from refs.threads import threads
 
-FOLDER = "layers"
 SLOW = 1.0  # seconds of a step of peft's, beyond which the largest layers are left out
-FEW, LONG = 3, 5.0  # runs of what takes so many seconds
+FEW, LONG = 3, 10.0  # rounds of what takes so many seconds
+TINY, FEWEST = 64, 2  # width and tokens of a layer where nothing but the dispatch of the operations takes time
+REPEATED = 10  # steps of that size in a round
 
 
-def report(folder: Path, runs: int, variants: Sequence[str] = (), *, again: bool = False) -> None:
-    """Measure what is not there yet, and print the table."""
+def report(folder: Path, rounds: int, variants: Sequence[str] = (), *, again: bool = False) -> None:
+    """Measure what is not there yet, and print the table. again: measure every cell once more; earlier runs on the same machine are kept."""
     chosen = list(cells(variants or VARIANTS))
-    where = folder / FOLDER
     run_folder.prepare(folder)
-    where.mkdir(exist_ok=True)
-    open_ = [cell for cell in chosen if again or not (where / f"{cell.id}.json").is_file()]
+    open_ = [cell for cell in chosen if again or not results.is_there(folder, cell)]
     for cell in track(open_, f"{len(open_)} of {len(chosen)} cells", console=Console(stderr=True)):
-        text = json.dumps(measured(cell, runs, _slow(where, cell)), indent=1)
-        (where / f"{cell.id}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+        results.add(folder, cell, None if _is_slow(folder, cell) else measured(cell, rounds))
     console = Console()
-    console.print(table(read(folder)))
+    console.print(tables.terminal(results.read_run(folder)))
     if not torch.cuda.is_available():
         console.print("no GPU here: these are times of the CPU")
 
 
-def _slow(where: Path, cell: Cell) -> bool:
+def _is_slow(folder: Path, cell: Cell) -> bool:
     """Whether peft took too long on half the size for the largest layers to be asked."""
-    if not cell.is_large:
-        return False
     smaller = replace(cell, d_in=cell.d_in // 2, d_out=cell.d_out // 2)
-    known = where / f"{smaller.id}.json"
-    return known.is_file() and json.loads(known.read_text())["seconds"].get("peft", 0.0) * 4 > SLOW
+    return cell.is_large and any(run.seconds["peft"] * 4 > SLOW for run in results.runs_of(folder, smaller))
 
 
-def measured(cell: Cell, runs: int, skipped: bool = False) -> dict[str, Any]:
-    """Medians of seconds by name, the median of lite's ratios to each of the others, their spread, and peak bytes beyond the layer's own."""
-    about = {"cell": cell.to_dict(), "machine": run_folder.machine() | {"torch threads": str(cell.threads)}}
-    if skipped:
-        return about | {
-            "seconds": {},
-            "ratios": {},
-            "spread": {},
-            "bytes": {},
-            "runs": 0,
-            "skipped": f"peft's step takes more than {SLOW:g} s",
-        }
-    made = sides.steps(cell)
+def measured(cell: Cell, rounds: int) -> Run:
+    """Seconds of every side in turns, and the bytes that each takes at most beyond what is there before it."""
+    small = replace(cell, d_in=TINY, d_out=TINY, tokens=FEWEST)
+    made, tiny = sides.steps(cell), {"bare": sides.bare(small), "lite": sides.lite_step(small)}
     with threads(cell.threads):
-        first = {name: _seconds(step, cell.device) for name, step in made.items()}  # warms up
-        count = runs if max(first.values()) < LONG else FEW
-        rounds = [{name: _seconds(step, cell.device) for name, step in made.items()} for _ in range(count)]
-        taken = {name: _bytes(step) for name, step in made.items()}
-    ratios = {name: sorted(turn["lite"] / turn[name] for turn in rounds) for name in made if name != "lite"}
-    return about | {
-        "seconds": {name: statistics.median(turn[name] for turn in rounds) for name in made},
-        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
-        "spread": {name: [values[len(values) // 4], values[-1 - len(values) // 4]] for name, values in ratios.items()},
-        "bytes": taken,
-        "runs": count,
-    }
+        first = _round(made, tiny, cell.device)  # warms up
+        turns = [_round(made, tiny, cell.device) for _ in range(rounds if sum(first.values()) < LONG else FEW)]
+        taken = {name: _bytes(made[name]) for name in made if name in results.LAYERS}
+    return results.run_of(turns, taken)
+
+
+def _round(made: Mapping[str, Step], tiny: Mapping[str, Step], device: str) -> Measured:
+    """Once each. dispatch: what a step of lite takes beyond the bare layer where there is next to nothing to compute."""
+    seconds = {name: _seconds(step, device) for name, step in made.items()}
+    least = {name: min(_seconds(step, device) for _ in range(REPEATED)) for name, step in tiny.items()}
+    return seconds | {"dispatch": least["lite"] - least["bare"]}
 
 
 def _seconds(step: Step, device: str) -> float:
@@ -101,33 +83,3 @@ def _bytes(step: Step) -> int:
         step()
     peak: int = counted.peak
     return peak
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    """Everything that was measured there, in the grid's order."""
-    there = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / FOLDER).glob("*.json"))}
-    return [there[cell.id] for cell in cells() if cell.id in there]
-
-
-def table(found: Sequence[dict[str, Any]]) -> Table:
-    """A row for each method: the worst and the best ratio."""
-    made = Table(
-        "method",
-        "cells",
-        "× peft, median",
-        "best … worst",
-        "× limit at d ≥ 1024, worst",
-        "memory × peft, worst",
-        title="forward and backward of one layer",
-    )
-    for variant in dict.fromkeys(one["cell"]["variant"] for one in found):
-        own = [one for one in found if one["cell"]["variant"] == variant and one["ratios"]]
-        ratios = sorted(one["ratios"]["peft"] for one in own)
-        limits = [one["ratios"]["limit"] for one in own if min(one["cell"]["d_in"], one["cell"]["d_out"]) >= 1024]
-        memory = [one["bytes"]["lite"] / one["bytes"]["peft"] for one in own]
-        if ratios:
-            made.add_row(
-                variant, str(len(own)), f"{statistics.median(ratios):.2f}", f"{ratios[0]:.2f} … {ratios[-1]:.2f}",
-                f"{max(limits):.2f}" if limits else "–", f"{max(memory):.2f}",
-            )  # fmt: skip
-    return made

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -32,22 +33,32 @@ ALPHA = 12.0
 
 
 def steps(cell: Cell) -> dict[str, Step]:
-    """Forward and backward of everything that is timed, by name; gradients of the input and of all that trains."""
-    made: dict[str, Step] = {
-        "bare": _step(cell, _base(cell)),
-        "limit": _limit(cell),
+    """Everything that is timed, by name: forward and backward of layers, with gradients of the input and of all that trains, and their parts.
+
+    again: the bare layer once more, which tells the noise. products, passes: what the method cannot do without, by plain calls of torch.
+    """
+    made = {
+        "bare": bare(cell),
         "lite": lite_step(cell),
         "peft": peft_step(cell),
+        "again": bare(cell),
+        "products": _products(cell),
+        "passes": _passes(cell),
     }
     if cell.variant == "lora" and importlib.util.find_spec("loralib"):
         made["loralib"] = _step(cell, _loralib(cell))
     return made
 
 
+def bare(cell: Cell) -> Step:
+    """The frozen base layer alone."""
+    return _step(cell, _base(cell))
+
+
 def lite_step(cell: Cell) -> Step:
-    """lite's."""
+    """lite's. A start from the weight is approximated: its values do not matter here."""
     config = lite.VARIANTS[cell.variant].config
-    own = {"r": cell.rank, "alpha": ALPHA} if cell.rank else {}
+    own = {"r": cell.rank, "alpha": ALPHA, "niter": 1} if cell.rank else {}
     given: dict[str, Any] = {name: value for name, value in own.items() if name in config.__dataclass_fields__}
     return _step(cell, lite.attach(_base(cell), config(**given)))
 
@@ -60,12 +71,18 @@ def peft_step(cell: Cell) -> Step:
     assert reference is not None
     case = Case(d_in=cell.d_in, d_out=cell.d_out, rank=cell.rank or None, alpha=ALPHA if _has_alpha(cell) else None)
     host = nn.ModuleDict({"layer": _base(cell)})
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mock.patch("torch.linalg.svd", _leading):
         warnings.simplefilter("ignore")
         config = reference.config(target_modules=["layer"], **reference.arguments(case))
         peft.get_peft_model(host, config, autocast_adapter_dtype=False)
     layer: Any = host["layer"]
     return _step(cell, layer.to(getattr(torch, cell.dtype)))
+
+
+def _leading(W: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Not the singular triplets, which take a minute: only the shapes matter here."""
+    count = min(64, *W.shape)
+    return W[:, :count], W.new_ones(count), W[:count]
 
 
 def _has_alpha(cell: Cell) -> bool:
@@ -128,17 +145,51 @@ def products(cell: Cell) -> list[tuple[int, int, int, str]]:
     return [(*size, cell.dtype) for size in own] + [(*size, "float64") for size in wide]
 
 
-def _limit(cell: Cell) -> Step:
-    """The bare layer's step and the method's products, by plain calls of torch."""
-    bare = _step(cell, _base(cell))
-    factors = [
+def passes(cell: Cell) -> list[tuple[int, int, int]]:
+    """(number, rows, columns) of the passes over tensors that are not thin, element by element, which the method needs beside its products.
+
+    Forward and backward; everywhere the input's two gradients are added. The rows' norms are a pass over A, B or W.
+    """
+    T, d_in, d_out, r = cell.tokens, cell.d_in, cell.d_out, cell.rank
+    match cell.variant:
+        case "lora" | "lora_xs":
+            return [(1, T, d_out), (1, T, d_in)]
+        case "delora":  # A ∘ n and the norms, with their gradients
+            return [(1, T, d_out), (1, T, d_in), (6, r, d_in), (4, d_out, r)]
+        case "dora":  # gain, bias, and the gradients of both; the norms of W
+            return [(7, T, d_out), (1, T, d_in), (1, d_out, d_in)]
+        case "hra":  # the rows scaled and widened, with their gradients
+            return [(2, T, d_in), (6, r, d_in)]
+        case "ia3":
+            return [(4, T, d_out)]
+        case "ia3_ff":
+            return [(4, T, d_in)]
+        case "road":  # two products of each half with the other's gains, forward and backward
+            return [(12, T, d_out)]
+        case _:
+            return []
+
+
+def _products(cell: Cell) -> Step:
+    pairs = [
         tuple(torch.randn(rows, k).to(cell.device, getattr(torch, dtype)) for rows in (m, n)) for m, k, n, dtype in products(cell)
     ]
 
     def step() -> None:
-        bare()
         with torch.no_grad():
-            for left, right in factors:
+            for left, right in pairs:
                 F.linear(left, right)
 
-    return Step(step, (*bare.known, *(factor for pair in factors for factor in pair)))
+    return Step(step, tuple(factor for pair in pairs for factor in pair))
+
+
+def _passes(cell: Cell) -> Step:
+    tensors = [(number, torch.randn(*shape).to(cell.device, getattr(torch, cell.dtype))) for number, *shape in passes(cell)]
+
+    def step() -> None:
+        with torch.no_grad():
+            for number, tensor in tensors:
+                for _ in range(number):
+                    tensor + tensor
+
+    return Step(step, tuple(tensor for _, tensor in tensors))

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from conformance import floor_run, run_folder, search_results
+from conformance.bench import results as times
+from conformance.bench.results import Times
 from conformance.drift import results as drift_results
 from conformance.drift.releases import RELEASES
 from conformance.drift.results import Drift
@@ -17,6 +19,8 @@ from conformance.report import (
     drift,
     floor_plot,
     history,
+    performance,
+    performance_plots,
     plot,
     searched,
     third_party,
@@ -48,8 +52,8 @@ Rendered by `nox -s report` from a full run, never by hand. A dash: there is no 
 def render(run: Path, root: Path) -> list[Path]:
     """Write all pages, badges and plots of a full run below `root`/reports, and README's table. Returns what was written.
 
-    Search, drift, third parties and whole models have their own data beside their pages: they are replaced if the run's folder holds a whole search of all
-    variants, a run over all releases, a third party's certificate, a check on all models.
+    Search, drift, third parties, whole models and times have their own data beside their pages: they are replaced if the run's folder holds a whole
+    search of all variants, a run over all releases, a third party's certificate, a check on all models, the whole grid of times.
     Raises FileNotFoundError without a run or README, ValueError if the run was narrowed or damaged or README has no markers.
     """
     pages = _pages(_full(run), root, run)
@@ -95,11 +99,12 @@ def _pages(summaries: list[Summary], root: Path, run: Path | None) -> dict[Path,
     """
     reports, readme = root / "reports", root / "README.md"
     search, releases, sheets = _searched(run, reports), _releases(run, reports), whole_results.current(run, reports)
+    timed = times.current(run, reports)
     past = history.continued(_text(reports / HISTORY), summaries)
     pages = {
         readme: _with_table(readme.read_text(encoding="utf-8"), summaries),
         reports / HISTORY: past,
-        reports / "README.md": _index(summaries, past, search, releases, sheets),
+        reports / "README.md": _index(summaries, past, _others(search, releases, sheets, timed)),
         reports / UPSTREAM: upstream.page(),
         reports / AUTHORS: authors.page(summaries),
         reports / VERDICTS: _verdicts(summaries),
@@ -110,6 +115,9 @@ def _pages(summaries: list[Summary], root: Path, run: Path | None) -> dict[Path,
         pages |= {reports / "search.md": searched.page(search), reports / search_results.FILE: search_results.to_json(search)}
     if releases:
         pages |= {reports / "drift.md": drift.page(releases), reports / drift_results.FILE: drift_results.to_json(releases)}
+    if timed.cells:
+        pages |= {reports / performance.FILE: performance.page(timed), reports / times.FILE: times.to_json(timed)}
+        pages |= {reports / "plots" / name: text for name, text in performance_plots.plots(timed.cells).items()}
     if sheets:
         pages |= {reports / name: text for name, text in whole.pages(sheets).items()}
         pages[reports / whole_results.FILE] = whole_results.to_json(sheets)
@@ -190,13 +198,17 @@ def _with_table(readme: str, summaries: list[Summary]) -> str:
     return re.sub(f"{START}.*{END}", lambda _: f"{START}\n{table(header, rows)}\n{END}", readme, flags=re.DOTALL)
 
 
-def _index(
-    summaries: list[Summary],
-    past: str,
-    search: Searched | None,
-    releases: Drift | None,
-    sheets: dict[str, Sheet],
-) -> str:
+def _others(search: Searched | None, releases: Drift | None, sheets: dict[str, Sheet], timed: Times) -> list[str]:
+    """What the index says of the pages that have their own data."""
+    return [
+        *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
+        *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
+        *whole.lines(sheets),
+        *([f"[Performance]({performance.FILE}): time and memory of lite's layers beside peft's."] if timed.cells else []),
+    ]
+
+
+def _index(summaries: list[Summary], past: str, others: list[str]) -> str:
     rows = [
         [
             f"[{s.variant}]({s.variant}.md)",
@@ -229,9 +241,7 @@ def _index(
         INTRODUCTION,
         table(header, rows),
         f"{', '.join(f'[{title}]({page})' for title, page in BESIDE.items())}.",
-        *([f"[Search](search.md): {search.cases} generated cases, {len(search.alarms)} alarms."] if search else []),
-        *([f"[Drift](drift.md) between {len(releases.releases)} releases of peft."] if releases else []),
-        *whole.lines(sheets),
+        *others,
         f"[Verdict history]({HISTORY}). {' '.join(dict.fromkeys(made_with(s.certificate.machine) for s in summaries))}",
     ]
     return "\n\n".join(parts) + "\n"

@@ -31,16 +31,26 @@ def test_row_norms_are_those_of_the_dense_matrix(s):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_row_norms_begin_as_those_of_the_weight(dtype):
     W, A, B = factors(dtype=dtype)
-    assert row_norms(W, A, 0 * B, 2.0).equal(torch.linalg.norm(W, dim=1))
+    found = row_norms(W, A, 0 * B, 2.0)
+    assert found.dtype is dtype
+    assert found.equal(torch.linalg.norm(W, dim=1))
 
 
-def test_rows_that_cancel_are_computed_in_full():
-    W, A, B = factors()
-    W[2] = -2.0 * (B @ A)[2] + 1e-9 * W[2]
+def test_squares_and_sums_have_more_digits_than_the_weight():
+    W, A, B = factors(200, 48, dtype=torch.float16)
+    exact = dense(W.double(), A.double(), B.double(), 2.0)
+    off = (row_norms(W, A, B, 2.0).double() - exact).norm() / exact.norm()
+    assert off < 0.28 * torch.finfo(torch.float16).eps  # rounding the norms alone takes 0.22
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_rows_that_cancel_are_computed_in_full(dtype):
+    W, A, B = factors(dtype=dtype)
+    W[2:4] = -2.0 * (B @ A)[2:4] + 1e-2 * W[2:4]
     exact = dense(W, A, B, 2.0)
     found = row_norms(W, A, B, 2.0)
-    assert found[2].equal(exact[2])
-    torch.testing.assert_close(found, exact, rtol=64 * UNIT, atol=0)
+    assert found[2:4].equal(exact[2:4])
+    torch.testing.assert_close(found, exact, rtol=32 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])
@@ -78,9 +88,12 @@ def test_one_token_without_a_batch_has_a_size_too():
 
 
 def test_sizes_are_averaged_in_float32_at_least():
-    added = torch.full((64, 2), 6e4, dtype=torch.float16)  # whose sum is too large for it
-    assert is_small(torch.tensor([1.0, 1.0], dtype=torch.float16), added)
-    assert not is_small(torch.tensor([1.0, 6e4], dtype=torch.float16), added)
+    bias = torch.tensor([1.0, 6e4], dtype=torch.float16)
+    assert not is_small(bias, bias + torch.full((64, 2), 2000, dtype=torch.float16))  # the sum is too large for it
+
+
+def test_a_bias_may_be_exactly_so_much_larger():
+    assert is_small(torch.tensor([4.0]), torch.tensor([[5.0], [5.0]]))
 
 
 def test_what_is_compiled_takes_no_decision(monkeypatch):

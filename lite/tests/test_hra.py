@@ -21,6 +21,21 @@ def test_it_is_the_product_of_its_reflections_however_near_they_are(r, gap):
     torch.testing.assert_close(layer(x), x @ W.T + layer.bias, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "sizes"), [(torch.float32, (1e-36, 1, 1e36, 1e-42)), (torch.float16, (1e-4, 1, 1e4, 1e-6))], ids=str
+)
+def test_a_row_may_have_any_length(dtype, sizes):
+    layer = lite.attach(nn.Linear(6, 8), lite.HRAConfig(r=4)).to(dtype)
+    x = inputs(7, 6, dtype=torch.float64).to(dtype)
+    with torch.no_grad():
+        layer.lora_U.copy_((inputs(4, 6, seed=2, dtype=torch.float64).T * torch.tensor(sizes, dtype=torch.float64)).T)
+    W = layer.weight.detach().double()
+    for u in layer.lora_U.detach().double():
+        W = W @ (torch.eye(6, dtype=torch.float64) - 2 * torch.outer(u, u) / u.square().sum())
+    near = 10 * torch.finfo(dtype).eps
+    torch.testing.assert_close(layer(x).double(), x.double() @ W.T + layer.bias.double(), rtol=near, atol=near)
+
+
 def test_it_starts_with_pairs_whose_bound_follows_the_rank():
     U = lite.attach(nn.Linear(100, 8), lite.HRAConfig(r=32)).lora_U.detach()
     assert torch.equal(U[::2], U[1::2])

@@ -100,13 +100,15 @@ def test_another_lora_xs_than_tinylora_with_such_projections_is_refused(message,
         lite.load_peft(net(), tmp_path)
 
 
-@pytest.mark.parametrize("alpha", [None, 2.0, 3.0])
-def test_the_scale_of_a_lora_xs_that_peft_saved_is_read_from_its_projections(alpha, tmp_path):
-    model = trained(attach(net(), lite.LoRAXSConfig(r=2, alpha=alpha)))
+@pytest.mark.parametrize(
+    ("alpha", "dtype"), [(None, torch.float32), (2.0, torch.float32), (3.0, torch.float32), (0.6, torch.float64)]
+)
+def test_the_scale_of_a_lora_xs_that_peft_saved_is_read_from_its_projections(alpha, dtype, tmp_path):
+    model = trained(attach(net().to(dtype), lite.LoRAXSConfig(r=2, alpha=alpha)))
     lite.export_peft(model, tmp_path)
     save_file(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.safetensors")  # without lite's note
-    restored = lite.load_peft(net(), tmp_path)
-    x = torch.ones(3, 6)
+    restored = lite.load_peft(net().to(dtype), tmp_path)
+    x = torch.ones(3, 6, dtype=dtype)
     assert bits(restored(x)) == bits(model(x))
     assert vars(restored)["_lite_attachment"].configs[0].alpha == (None if alpha in (None, 2.0) else alpha)
 

@@ -90,7 +90,7 @@ def is_small(bias: Tensor, added: Tensor) -> bool:
     if torch.compiler.is_compiling():  # it is known from numbers only
         return False
     few = added.detach().reshape(-1, len(bias))[:TOKENS] - bias
-    size = few.abs().mean(dim=0, dtype=torch.promote_types(few.dtype, torch.float32))
+    size = few.abs().mean(dim=0)
     return bool((bias.abs() <= BIASED * size).all())
 
 

@@ -2,9 +2,9 @@
 
 y = x (W H_1 … H_r)ᵀ + b,  H_i = I − 2 u_i u_iᵀ/‖u_i‖²;  u_i rows of U
 Identity at init: rows come in equal pairs, and two equal reflections cancel, up to rounding; so r has to be even.
-Departures: the product is never formed. With unit rows V, H_1 … H_r = I − Vᵀ T V, where T (r, r) is the inverse of the upper
-triangular S with S_ii = ½ and S_ij = v_i·v_j above (compact WY); S, T and x Vᵀ Tᵀ are in float64, because nearly parallel rows
-lose float32's digits. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
+Departures: the product is never formed. H_1 … H_r = I − Vᵀ T V with V = U, or rows of U times any numbers, where T (r, r) is the inverse of
+the upper triangular S with S_ii = ‖v_i‖²/2 and S_ij = v_i·v_j above (compact WY); S, T and x Vᵀ Tᵀ are in float64, because nearly
+parallel rows lose float32's digits. V is U by powers of two, lest squares leave the dtype. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
 hra-base-dtype: an adapter wider than its base layer hands on an input in the base's dtype, so that its gradient is as precise
 as the base's; peft casts the whole weight instead (and cannot take a quantised one).
 apply_gs is refused: Gram–Schmidt divides the second row of every equal pair by a remainder of rounding noise, so that the
@@ -59,14 +59,14 @@ def init(config: HRAConfig, layer: Layer) -> dict[str, Tensor]:
 def adapt_input(config: HRAConfig, layer: Layer, t: Tensors, x: Tensor) -> Tensor:
     U = t["lora_U"]
     with torch.no_grad():  # a power of two rounds nothing
-        norm = torch.linalg.norm(U, dim=1, keepdim=True)
-        scale = (torch.frexp(norm).mantissa / norm).clamp(max=torch.finfo(norm.dtype).max)
+        size = U.abs().amax(dim=1, keepdim=True)
+        scale = (torch.frexp(size).mantissa / size).clamp(max=torch.finfo(size.dtype).max)
     V = (U * scale).to(x.dtype)  # (r, d_in)
     wide = V.double()
     half = wide @ wide.detach().T  # (r, r)
     gram = half + half.T - half.detach()  # the gradient in one product, since the second is the first's transpose
     S = gram.triu(1) + gram.diag().diag() / 2
-    T = torch.linalg.solve_triangular(S, -torch.eye(config.r, dtype=S.dtype, device=S.device), upper=True)  # −S⁻¹
+    T = torch.linalg.solve_triangular(S, -torch.eye(config.r).to(S), upper=True)  # −S⁻¹
     z = F.linear(F.linear(x, V).double(), T)  # (…, r), −x Vᵀ Tᵀ
     return x + torch.matmul(z.to(x.dtype), V)
 
