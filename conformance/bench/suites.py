@@ -1,6 +1,7 @@
 """How long the suites take, where that time goes, and how much memory: whole processes, beside the bare imports."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ COMMANDS = {
 }
 # Runs a child and prints the largest resident size of it and of its own children, in KiB.
 MEASURE = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # the first run compiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def timed(arguments: Sequence[str]) -> Suite:
                 more += ["-p", "conformance.bench.phases", "--phases", str(phases)]
         command = [sys.executable, "-c", MEASURE, sys.executable, *arguments, *more]
         before = time.perf_counter()
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT)
         seconds = time.perf_counter() - before
         return Suite(
             seconds, int(done.stdout.split()[-1]) / 1024, json.loads(phases.read_text(encoding="utf-8")) if phases.exists() else {}

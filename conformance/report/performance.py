@@ -20,8 +20,10 @@ HOW = f"""*Kept* counts the cells within the target: of peft's time 0.15 for HRA
 much the bare layer differs from itself in that cell, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where the
 limit alone takes more of peft's time than the target; and beside the limit, where {LIMIT} is kept as soon as two more things are counted, both measured
 in the same turns: the passes over tensors that the method makes element by element, each timed as one addition, and the dispatch of its operations, timed on a layer of 64 × 64."""
-GROWTH = """Slopes of the logarithm of the time: in d over square layers, in r from 8 to 64. The bare layer's in r is 0, for it has none; a method's products are linear in r."""
-SUITES = """Seconds of whole processes, and where they go. Building and running are the layers' own; comparing is everything else inside of a check; overhead is
+STEEPER = 0.05  # what the slopes of one layer differ by from run to run
+GROWTH = """Slopes of the logarithm of the time: in d over square layers, in r from 8 to 64. None may be steeper in d than the bare layer's. The bare layer has no r; a method's
+products are linear in it, which is a slope of 1 where nothing else took time."""
+SUITES = """Seconds of whole processes, and where they go. Building (cases with their numbers, layers) and running are the layers' own; comparing is everything else inside of a check; overhead is
 what is neither imports nor layers."""
 FORMS = {
     "hra": "A product of reflections is I − Vᵀ T V (compact WY), so x (H_1 … H_r) = x − ((x Vᵀ) Tᵀ) V: thin products instead of a d_in × d_in matrix and its product with W. "
@@ -120,6 +122,9 @@ def _missed(name: str, cells: Sequence[Timed]) -> list[str]:
         lines.append(
             f"**{name}**, peft's memory: {_share(large)}; farthest at {tables.name(large.worst.cell)} with {large.value:.2f}"
         )
+    mine, bare = (tables.exponents(cells, side).get("d", 0.0) for side in ("lite", "bare"))
+    if mine > bare + STEEPER:
+        lines.append(f"**{name}**, no steeper in d than the bare layer: {mine:.2f}, the bare layer {bare:.2f}")
     return lines
 
 
