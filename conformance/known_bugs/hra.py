@@ -136,7 +136,7 @@ BUGS = (
     half = wide @ wide.detach().T  # (r, r)
     gram = half + half.T - half.detach()  # the gradient in one product, since the second is the first's transpose
     S = gram.triu(1) + gram.diag().diag() / 2
-    T = torch.linalg.solve_triangular(S, -torch.eye(config.r).to(S), upper=True)  # −S⁻¹
+    T = torch.linalg.solve_triangular(S, -S.new_ones(config.r).diag(), upper=True)  # −S⁻¹
     z = F.linear(F.linear(x, V).double(), T)  # (…, r), −x Vᵀ Tᵀ
 """,
         new="""    wide = torch.promote_types(x.dtype, torch.float32)

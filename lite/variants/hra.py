@@ -66,7 +66,7 @@ def adapt_input(config: HRAConfig, layer: Layer, t: Tensors, x: Tensor) -> Tenso
     half = wide @ wide.detach().T  # (r, r)
     gram = half + half.T - half.detach()  # the gradient in one product, since the second is the first's transpose
     S = gram.triu(1) + gram.diag().diag() / 2
-    T = torch.linalg.solve_triangular(S, -torch.eye(config.r).to(S), upper=True)  # −S⁻¹
+    T = torch.linalg.solve_triangular(S, -S.new_ones(config.r).diag(), upper=True)  # −S⁻¹
     z = F.linear(F.linear(x, V).double(), T)  # (…, r), −x Vᵀ Tᵀ
     return x + torch.matmul(z.to(x.dtype), V)
 

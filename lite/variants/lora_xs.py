@@ -74,7 +74,7 @@ def free(config: LoRAXSConfig) -> dict[str, Any]:
 def to_tinylora(config: LoRAXSConfig, t: Tensors) -> dict[str, Tensor]:
     """R = Σ_i v_i P_i with P_i that are s at one place and zero elsewhere, so that v is R."""
     R, r = t["lora_R"], config.r
-    P = scale(config) * torch.eye(r * r).to(R).reshape(r * r, r, r)
+    P = scale(config) * R.new_ones(r * r).diag().reshape(r * r, r, r)
     return {"tinylora_v": R.flatten(), "tinylora_A": t["lora_A"], "tinylora_B": t["lora_B"], "tinylora_P": P}
 
 
@@ -86,7 +86,7 @@ def from_tinylora(t: Tensors) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if v.shape != (r * r,) or P.shape != (r * r, r, r):
         raise ValueError(f"tinylora_v is {tuple(v.shape)}, tinylora_P {tuple(P.shape)}; should be ({r * r},), {(r * r, r, r)}")
     s = P[0, 0, 0]
-    if not P.equal(s * torch.eye(r * r).to(P).reshape(P.shape)):
+    if not P.equal(s * P.new_ones(r * r).diag().reshape(P.shape)):
         raise ValueError("tinylora_P holds random projections: that is TinyLoRA, another method")
     return {"lora_R": v.reshape(r, r), "lora_A": t["tinylora_A"], "lora_B": t["tinylora_B"]}, {} if s == 1 else {
         "alpha": float(s) * r
