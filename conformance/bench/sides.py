@@ -124,7 +124,8 @@ def products(cell: Cell) -> list[tuple[int, int, int, str]]:
     """(m, k, n, dtype) of the method's products, forward and backward, beside those of the bare layer.
 
     A product with a trained factor comes back twice, by each side; one with a frozen factor once. DoRA's norm needs A Wᵀ. HRA's core
-    is in float64, since float32 loses nearly parallel rows: V Vᵀ, whose gradient is one product, and the way of (…, r) through T.
+    is in float64, since float32 loses nearly parallel rows: V Vᵀ, whose gradient is one product, and solving with a triangle for
+    (…, r), forward and backward, each half a product.
     """
     T, d_in, d_out, r = cell.tokens, cell.d_in, cell.d_out, cell.rank
     thin = [(T, d_in, r), (T, r, d_out)]
@@ -139,7 +140,7 @@ def products(cell: Cell) -> list[tuple[int, int, int, str]]:
             own = [*thin, (T, r, r), (T, d_out, r), (T, r, r), (r, T, r), (T, r, d_in)]
         case "hra":
             own = [(T, d_in, r), (T, r, d_in), (T, d_in, r), (r, T, d_in), (T, r, d_in), (r, T, d_in)]
-            wide = [(r, d_in, r), (r, r, d_in), (T, r, r), (T, r, r), (r, T, r)]
+            wide = [(r, d_in, r), (r, r, d_in), (T, r, r), (r, T, r)]
         case _:
             own = []
     return [(*size, cell.dtype) for size in own] + [(*size, "float64") for size in wide]

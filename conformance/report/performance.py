@@ -27,8 +27,8 @@ SUITES = """Seconds of whole processes, and where they go. Building (cases with 
 what is neither imports nor layers."""
 FORMS = {
     "hra": "A product of reflections is I − Vᵀ T V (compact WY), so x (H_1 … H_r) = x − ((x Vᵀ) Tᵀ) V: thin products instead of a d_in × d_in matrix and its product with W. "
-    "T is the inverse of an r × r triangle that holds the rows' scalar products; both are in float64, in which nearly parallel rows keep their digits. "
-    "Lengths cancel in Vᵀ T V, so no row is normalised and no norm has a gradient.",
+    "T is the inverse of an r × r triangle that holds the rows' scalar products; it is solved in float64 and never formed, so that nearly parallel rows keep their digits. "
+    "The gradient of V Vᵀ is one product with V instead of two, since its second half is the first's transpose.",
     "dora": "‖W_i + s·b_i A‖² = ‖W_i‖² + 2s·b_i·(A W_iᵀ) + s²·b_i (A Aᵀ) b_iᵀ needs no dense BA; rows that cancel are computed in full. "
     "With o = x Wᵀ + b + s·(x Aᵀ) Bᵀ the layer is (m/n) ∘ o + (1 − m/n) ∘ b, so the base layer's output is used as it is, without a second product with W. "
     "That needs b to take few of the digits of o, which 64 tokens tell; else x Wᵀ is computed again.",

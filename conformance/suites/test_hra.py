@@ -15,8 +15,10 @@ WIDEST = 1000  # peft forms matrices of d_in × d_in, one reflection after the o
 
 
 def even(case: Case) -> Case:
-    """Ranks are even; at least 4, so that rows of different pairs meet; enough for wide layers, of which r rows turn little."""
-    return case.but(rank=2 * (max(4, hra.rank(case), case.d_in // 16) // 2))
+    """Ranks are even; at least 4, so that rows of different pairs meet; enough for wide layers, of which r rows turn little. More than one
+    input: with one, every reflection is −1, and rounding alone decides what is left of U's gradient.
+    """
+    return case.but(d_in=max(case.d_in, 2), rank=2 * (max(4, hra.rank(case), case.d_in // 16) // 2))
 
 
 GRID = tuple(even(case) for case in grid(alpha=False) if case.d_in < WIDEST)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import lite
 from lite.tests.toys import inputs
+from lite.variants.hra import adapt_input
 
 
 @pytest.mark.parametrize("r", [2, 8, 20])
@@ -19,6 +20,18 @@ def test_it_is_the_product_of_its_reflections_however_near_they_are(r, gap):
     for u in layer.lora_U.detach():
         W = W @ (torch.eye(6, dtype=torch.float64) - 2 * torch.outer(u, u) / u.square().sum())
     torch.testing.assert_close(layer(x), x @ W.T + layer.bias, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nearly_parallel_rows_keep_the_digits_that_one_reflection_after_the_other_has(seed):
+    d, r = 480, 30
+    U = inputs(d, seed=seed, dtype=torch.float64) + 2.0**-20 * inputs(r, d, seed=seed + 10, dtype=torch.float64)
+    U[-1] = inputs(d, seed=seed + 20, dtype=torch.float64)
+    x = y = inputs(3, d, seed=seed + 30, dtype=torch.float64)
+    for u in U.flip(0):
+        y = y - (y @ u)[:, None] * u * (2 / (u @ u))
+    off = (adapt_input(lite.HRAConfig(r=r), None, {"lora_U": U}, x) - y).norm() / y.norm()
+    assert off < 16 * torch.finfo(torch.float64).eps / 2
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 y = x (W H_1 … H_r)ᵀ + b,  H_i = I − 2 u_i u_iᵀ/‖u_i‖²;  u_i rows of U
 Identity at init: rows come in equal pairs, and two equal reflections cancel, up to rounding; so r has to be even.
-Departures: the product is never formed. H_1 … H_r = I − Vᵀ T V with V = U, or rows of U times any numbers, where T (r, r) is the inverse of
-the upper triangular S with S_ii = ‖v_i‖²/2 and S_ij = v_i·v_j above (compact WY); S, T and x Vᵀ Tᵀ are in float64, because nearly
-parallel rows lose float32's digits. V is U by powers of two, lest squares leave the dtype. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
+Departures: the product is never formed. With unit rows V, H_1 … H_r = I − Vᵀ T V, where T (r, r) is the inverse of the upper
+triangular S with S_ii = ½ and S_ij = v_i·v_j above (compact WY); S and the solution of z Sᵀ = x Vᵀ are in float64, because nearly
+parallel rows lose float32's digits, and so do the rows' gradients unless their part along the row itself is taken out there. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
 hra-base-dtype: an adapter wider than its base layer hands on an input in the base's dtype, so that its gradient is as precise
 as the base's; peft casts the whole weight instead (and cannot take a quantised one).
 apply_gs is refused: Gram–Schmidt divides the second row of every equal pair by a remainder of rounding noise, so that the
@@ -57,18 +57,29 @@ def init(config: HRAConfig, layer: Layer) -> dict[str, Tensor]:
 
 
 def adapt_input(config: HRAConfig, layer: Layer, t: Tensors, x: Tensor) -> Tensor:
-    U = t["lora_U"]
-    with torch.no_grad():  # a power of two rounds nothing
-        size = U.abs().amax(dim=1, keepdim=True)
-        scale = (torch.frexp(size).mantissa / size).clamp(max=torch.finfo(size.dtype).max)
-    V = (U * scale).to(x.dtype)  # (r, d_in)
+    U = t["lora_U"].double()
+    V = (U / U.norm(dim=1, keepdim=True)).to(x.dtype)  # (r, d_in)
     wide = V.double()
     half = wide @ wide.detach().T  # (r, r)
-    gram = half + half.T - half.detach()  # the gradient in one product, since the second is the first's transpose
+    gram = half + (half - half.detach()).T  # adds zero, and the other half of the gradient without a product of its own
+    if x.dtype == torch.float64:  # below, it has digits to spare
+        gram = gram + (rounded_once(wide) - gram).detach()
     S = gram.triu(1) + gram.diag().diag() / 2
-    T = torch.linalg.solve_triangular(S, -S.new_ones(config.r).diag(), upper=True)  # −S⁻¹
-    z = F.linear(F.linear(x, V).double(), T)  # (…, r), −x Vᵀ Tᵀ
-    return x + torch.matmul(z.to(x.dtype), V)
+    # From the right: S⁻¹ itself would lose digits of nearly parallel rows, whose parts cancel.
+    z = torch.linalg.solve_triangular(S.T, -F.linear(x, V).reshape(-1, config.r).double(), upper=False, left=False)  # −x Vᵀ S⁻ᵀ
+    return x + torch.matmul(z.to(x.dtype), V).reshape(x.shape)
+
+
+@torch.no_grad()
+def rounded_once(V: Tensor) -> Tensor:
+    """V Vᵀ (r, r) of unit rows: the first 20 bits of V multiply and add up without rounding, what is left is small.
+
+    Where rows are nearly parallel S⁻¹ multiplies the roundings of S.
+    """
+    high = (V * 2**20).round() / 2**20
+    low = V - high
+    cross = high @ low.T
+    return high @ high.T + (cross + cross.T + low @ low.T)
 
 
 HRA = register(
