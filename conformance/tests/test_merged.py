@@ -11,6 +11,7 @@ from conformance import floor_run, merged, run_folder
 from conformance.__main__ import main
 
 VARIANTS = ("ia3", "ia3_ff")
+pytestmark = pytest.mark.xdist_group("merged")  # one worker: the runs are made once
 
 
 def run(folder, *arguments):
