@@ -75,7 +75,19 @@ def training(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The project's own tests: lite, the references, the harness, and one known bug of every variant planted; on all cores, `-- -n 0` on one."""
     install(session, "report")
-    python(session, "-m", "pytest", "-n", "auto", "--dist", "loadgroup", "lite/tests", "refs/tests", "conformance/tests", *session.posargs)
+    python(
+        session,
+        "-m",
+        "pytest",
+        "-n",
+        "auto",
+        "--dist",
+        "loadgroup",
+        "lite/tests",
+        "refs/tests",
+        "conformance/tests",
+        *session.posargs,
+    )
 
 
 @nox.session
