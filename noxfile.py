@@ -75,19 +75,8 @@ def training(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The project's own tests: lite, the references, the harness, and one known bug of every variant planted; on all cores, `-- -n 0` on one."""
     install(session, "report")
-    python(
-        session,
-        "-m",
-        "pytest",
-        "-n",
-        "auto",
-        "--dist",
-        "loadgroup",
-        "lite/tests",
-        "refs/tests",
-        "conformance/tests",
-        *session.posargs,
-    )
+    arguments = ("-n", "auto", "--dist", "loadgroup", "lite/tests", "refs/tests", "conformance/tests")
+    python(session, "-m", "pytest", *arguments, *session.posargs)
 
 
 @nox.session

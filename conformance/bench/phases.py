@@ -1,9 +1,10 @@
 """A pytest plugin: where the time of a suite goes. `-p conformance.bench.phases --phases FILE`; importing it times the imports, too."""
 
+import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,24 @@ class Clock:
         self.seconds[self.stack[-1]] = self.seconds.get(self.stack[-1], 0.0) + now - self.last
         self.last = now
 
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Book what happens within under a phase."""
+        self.switch()
+        self.stack.append(name)
+        try:
+            yield
+        finally:
+            self.switch()
+            self.stack.pop()
+
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, booked under a phase."""
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            self.switch()
-            self.stack.append(phase)
-            try:
+            with self.phase(phase):
                 return function(*args, **kwargs)
-            finally:
-                self.switch()
-                self.stack.pop()
 
         return wrapper
 
@@ -102,11 +109,8 @@ def pytest_terminal_summary(config: pytest.Config) -> Generator[None]:
 
 
 def _reporting() -> Generator[None]:
-    CLOCK.switch()
-    CLOCK.stack.append("reporting")
-    yield
-    CLOCK.switch()
-    CLOCK.stack.pop()
+    with CLOCK.phase("reporting"):
+        yield
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -75,12 +75,16 @@ def beside_peft(variant: str, own: Sequence[Timed]) -> Share:
 
 def beside_limit(own: Sequence[Timed]) -> Share:
     """The target against the limit. Explained: where it is kept once the method's passes and the dispatch of its operations are counted, too."""
-    wide = [timed for timed in own if min(timed.cell.d_in, timed.cell.d_out) >= WIDE]
 
     def is_explained(timed: Timed) -> bool:
         return median(timed, everything) <= LIMIT
 
-    return _share(wide, lambda timed: ratio(timed, "limit") <= LIMIT, is_explained, lambda timed: ratio(timed, "limit"))
+    return _share(wide(own), lambda timed: ratio(timed, "limit") <= LIMIT, is_explained, lambda timed: ratio(timed, "limit"))
+
+
+def wide(own: Sequence[Timed]) -> list[Timed]:
+    """The cells that have a target beside the limit."""
+    return [timed for timed in own if min(timed.cell.d_in, timed.cell.d_out) >= WIDE]
 
 
 def everything(run: Run) -> float:

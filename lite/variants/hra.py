@@ -4,7 +4,8 @@ y = x (W H_1 … H_r)ᵀ + b,  H_i = I − 2 u_i u_iᵀ/‖u_i‖²;  u_i rows o
 Identity at init: rows come in equal pairs, and two equal reflections cancel, up to rounding; so r has to be even.
 Departures: the product is never formed. With unit rows V, H_1 … H_r = I − Vᵀ T V, where T (r, r) is the inverse of the upper
 triangular S with S_ii = ½ and S_ij = v_i·v_j above (compact WY); S and the solution of z Sᵀ = x Vᵀ are in float64, because nearly
-parallel rows lose float32's digits, and so do the rows' gradients unless their part along the row itself is taken out there. An odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
+parallel rows lose float32's digits, and so do the rows' gradients unless their part along the row itself is taken out there. An
+odd r, whose last reflection nothing cancels, is refused; peft warns and does not start as the identity.
 hra-base-dtype: an adapter wider than its base layer hands on an input in the base's dtype, so that its gradient is as precise
 as the base's; peft casts the whole weight instead (and cannot take a quantised one).
 apply_gs is refused: Gram–Schmidt divides the second row of every equal pair by a remainder of rounding noise, so that the
