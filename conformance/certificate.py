@@ -1,11 +1,12 @@
 """A certificate: the measurements of one candidate for one variant, and what they add up to."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
 from conformance.terminal import failure_table, verdict_table
-from conformance.verdict import Measurement, Verdict, cells, of_variant
+from conformance.verdict import Measurement, Verdict, by_cell, cells, of_variant, worst
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Certificate(Sequence[Measurement]):
         """Of the whole: faithful (in its three forms), partial or buggy."""
         return of_variant(self.cells.values(), complete=self.complete, doc_gaps=self.doc_gaps)
 
-    @property
+    @functools.cached_property
     def cells(self) -> dict[tuple[str, str], Verdict]:
         """(check, reference) → verdict."""
         return cells(self.measurements)
@@ -49,7 +50,7 @@ class Certificate(Sequence[Measurement]):
         """The checks that failed."""
         return {check for (check, _), verdict in self.cells.items() if verdict.is_red}
 
-    @property
+    @functools.cached_property
     def table(self) -> str:
         """The verdict and the verdict table."""
         gaps = [f"  doc gap: {gap}" for gap in self.doc_gaps]
@@ -57,11 +58,7 @@ class Certificate(Sequence[Measurement]):
 
     def failures(self, most: int | None = None) -> list[str]:
         """A text per failed cell. most: show so many of its cases and count the others."""
-        return [
-            failure_table([m for m in self.measurements if (m.check, m.reference) == cell], most)
-            for cell, verdict in self.cells.items()
-            if verdict.is_red
-        ]
+        return [failure_table(own, most) for own in by_cell(self.measurements).values() if worst(own).is_red]
 
     def __str__(self) -> str:
         """The verdict table, then the failures."""

@@ -1,5 +1,7 @@
 """The pytest plugin: options and markers, and what becomes of the measurements of a run. Imports no torch."""
 
+import functools
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -86,6 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What torch, peft and transformers made when they were imported stays: it is not gone through whenever garbage is collected."""
+    if any(item.get_closest_marker("variant") for item in session.items):
+        gc.freeze()
+
+
 def _check_pages(items: list[pytest.Item]) -> None:
     writers: dict[str, set[str]] = {}
     for item in items:
@@ -124,8 +132,9 @@ class Collector:
             self.whole_sizes[check] = size
             self.whole.setdefault(check, {})[place] = [Measurement.from_dict(m) for m in measurements]
 
+    @functools.cached_property
     def certificates(self) -> dict[Page, "Certificate"]:
-        """One per variant or page, in the same order whatever order the tests ran in."""
+        """One per variant or page, in the same order whatever order the tests ran in; asked for when all have run."""
         from conformance.certificate import Certificate
 
         made = {}
@@ -140,7 +149,7 @@ class Collector:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write what was measured. A `--case` that no check had is a usage error, and so is a folder that cannot be written."""
         try:
-            self.written = [*self._write(self.certificates()), *self._write_whole()]
+            self.written = [*self._write(self.certificates), *self._write_whole()]
         except OSError as error:
             self.written = [f"ERROR: measurements and pages were not written: {error}"]
         failed = self._unknown_case() or any(line.startswith("ERROR") for line in self.written)
@@ -151,10 +160,9 @@ class Collector:
         """Print the verdict tables, and where the pages are."""
         if unknown := self._unknown_case():
             terminalreporter.write_line(f"ERROR: no selected check has a case with id {unknown}", red=True)
-        certificates = self.certificates()
-        if certificates or self.whole:
+        if self.certificates or self.whole:
             terminalreporter.section("verdicts")
-        for certificate in certificates.values():
+        for certificate in self.certificates.values():
             terminalreporter.write_line(f"{certificate.table}\n")
         for check, measurements in self._sheets():
             from conformance.terminal import model_table

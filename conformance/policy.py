@@ -17,6 +17,7 @@ FEW, FEW_FACTOR = 64, 4.0  # tensors this small are sometimes right by luck
 ILL_CONDITIONED = 30.0  # κ above: shown, no evidence
 CHAIN = 1000.0  # the same for whole models, in which every layer multiplies roundings: the bound is still below 1e-9 in float64
 U32 = 2.0**-24
+SQUARED = (2.0**-300, 2.0**300)  # beyond, squares of numbers or of their roundings underflow or overflow
 RATIO = "× the reference's error"
 
 
@@ -49,13 +50,16 @@ def unit_name(dtype: torch.dtype) -> str:
 def distance(value: Tensor, truth: Tensor, order: float = 2.0) -> float:
     """‖value − truth‖/‖truth‖ in float64; 0 for equal tensors, infinite if only the truth is zero."""
     value, truth = value.detach().double(), truth.detach().double()
-    largest = truth.abs().max() if truth.numel() else truth.new_ones(())
-    if largest > 0:  # squares of very small or large numbers would underflow or overflow
-        value, truth = value / largest, truth / largest
     if torch.equal(value, truth):
         return 0.0
-    gap = float(torch.linalg.vector_norm(value - truth, order))
-    return gap / float(torch.linalg.vector_norm(truth, order)) if largest > 0 else math.inf
+    if not truth.any():
+        return math.inf
+    size = float(torch.linalg.vector_norm(truth, order))
+    if not SQUARED[0] < size < SQUARED[1]:
+        largest = truth.abs().max()
+        value, truth = value / largest, truth / largest
+        size = float(torch.linalg.vector_norm(truth, order))
+    return float(torch.linalg.vector_norm(value - truth, order)) / size
 
 
 def describe(tensor: Tensor) -> str:

@@ -4,6 +4,7 @@ import functools
 
 from torch import Tensor
 
+from conformance.policy import distance
 from refs.case import Case
 from refs.closed_form import sensitivity, start_sensitivity
 from refs.formula import Formula
@@ -30,6 +31,13 @@ def oracle(implementation: Implementation, case: Case, formula: Formula) -> Trac
     numbers = problem(case, formula)
     exact = case.but(dtype="float64", adapter_dtype=None)
     return run_at(build(implementation, exact, formula, numbers), exact, numbers, formula)
+
+
+@functools.lru_cache(maxsize=4096)
+def errors(implementation: Implementation, case: Case, formula: Formula) -> dict[str, float]:
+    """Relative errors of its own beside the oracle, of every tensor of the trace that is not zero there."""
+    own, exact = at_values(implementation, case, formula), oracle(implementation, case, formula)
+    return {name: distance(own[name], exact[name]) for name in own if exact[name].any()}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -69,6 +77,6 @@ def started(implementation: Implementation, case: Case, formula: Formula, offset
 
 def forget() -> None:
     """Drop everything that was computed."""
-    for cached in (at_values, oracle, at_own_init, _kappa, start_kappa, started):
+    for cached in (at_values, oracle, errors, at_own_init, _kappa, start_kappa, started):
         cached.cache_clear()
     forget_problems()

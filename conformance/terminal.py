@@ -2,13 +2,13 @@
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from conformance.verdict import PAIR, Measurement, Verdict, cells, peak, rounded_up
+from conformance.verdict import PAIR, Measurement, by_cell, peak, rounded_up, worst
 
 WIDTH = 132
 LINES = 12  # of a case with many failures, where not all cases are shown either
@@ -25,35 +25,30 @@ def verdict_table(title: str, measurements: Sequence[Measurement]) -> str:
     """Rows are checks, columns are references, then the references against each other; below, the sources, and the reasons
     behind what is untested, not applicable or diverges.
     """
-    verdicts = cells(measurements)
-    columns = list(dict.fromkeys(reference for _, reference in verdicts))
+    own = by_cell(measurements)
+    columns = list(dict.fromkeys(reference for _, reference in own))
     pairs = [column for column in columns if PAIR in column]
     notes: list[str] = []
     parts = [title]
     groups = [group for group in ([column for column in columns if column not in pairs], pairs) if group]
-    parts += [rendered(_table(group, measurements, verdicts, notes)) for group in groups]
+    parts += [rendered(_table(group, own, notes)) for group in groups]
     sources = {m.reference: m.version for m in measurements if m.version and PAIR not in m.reference}
     parts += [f"  {name}: {version}" for name, version in sources.items()]
     return "\n".join(parts + [f"  [{number}] {note}" for number, note in enumerate(notes, 1)])
 
 
-def _table(
-    columns: list[str], measurements: Sequence[Measurement], verdicts: dict[tuple[str, str], Verdict], notes: list[str]
-) -> Table:
+def _table(columns: list[str], own: Mapping[tuple[str, str], Sequence[Measurement]], notes: list[str]) -> Table:
     table = _columns("check", *columns)
-    for check in dict.fromkeys(check for check, column in verdicts if column in columns):
-        table.add_row(check, *(cell_text(measurements, check, column, verdicts, notes) for column in columns))
+    for check in dict.fromkeys(check for check, column in own if column in columns):
+        table.add_row(check, *(cell_text(own.get((check, column), ()), notes) for column in columns))
     return table
 
 
-def cell_text(
-    measurements: Sequence[Measurement], check: str, reference: str, verdicts: dict[tuple[str, str], Verdict], notes: list[str]
-) -> str:
-    """A verdict, its worst error, and the numbers of its notes, which are added to `notes`."""
-    if (check, reference) not in verdicts:
+def cell_text(own: Sequence[Measurement], notes: list[str]) -> str:
+    """A cell's verdict, its worst error, and the numbers of its notes, which are added to `notes`; empty if nothing was measured."""
+    if not own:
         return ""
-    own = [m for m in measurements if (m.check, m.reference) == (check, reference)]
-    words = [str(verdicts[check, reference])]
+    words = [str(worst(own))]
     shown = peak(own)
     if shown.unit and shown.error > 0 and shown.evidence:
         words.append(f"{'by' if shown.verdict.is_red else '≤'} {rounded_up(shown.error)} {short_unit(shown.unit)}")
@@ -81,7 +76,7 @@ def model_table(title: str, measurements: Sequence[Measurement]) -> str:
         own = {model: [m for m in measurements if (m.variant, m.case_id) == (variant, model)] for model in models}
         table.add_row(
             variant,
-            *(cell_text(own[m], own[m][0].check, own[m][0].reference, cells(own[m]), notes) if own[m] else "" for m in models),
+            *(cell_text(own[model], notes) for model in models),
         )
     return "\n".join([title, rendered(table), *(f"  [{number}] {note}" for number, note in enumerate(notes, 1))])
 

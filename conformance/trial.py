@@ -1,5 +1,6 @@
 """What a check gets: the candidate, one reference, the cases; and how it reports what it measures."""
 
+import functools
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from refs import minilm
 from refs.case import Case
 from refs.formula import Formula
 from refs.subject import Implementation
+
+
+written = functools.lru_cache(maxsize=4096)(repr)  # of cases: each is named by many measurements
 
 
 @dataclass(kw_only=True)
@@ -49,7 +53,7 @@ class Trial:
         assert self.reference is not None
         return self.reference
 
-    @property
+    @functools.cached_property
     def column(self) -> str:
         """The table's column: the reference, or a pair of references, or the candidate itself."""
         if self.reference is None:
@@ -83,7 +87,7 @@ class Trial:
                 check=self.check,
                 verdict=verdict,
                 what=what,
-                case=repr(case) if case else "",
+                case=written(case) if case else "",
                 case_id=case.id if case else "",
                 **more,
             )

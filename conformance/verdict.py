@@ -86,12 +86,17 @@ def worst(measurements: Iterable[Measurement]) -> Verdict:
     return Verdict.NOT_APPLICABLE if excused else Verdict.UNTESTED
 
 
-def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]:
-    """(check, reference) → verdict, in the order of their first measurement."""
+def by_cell(measurements: Iterable[Measurement]) -> dict[tuple[str, str], list[Measurement]]:
+    """(check, reference) → its measurements, in the order of their first one."""
     grouped: dict[tuple[str, str], list[Measurement]] = {}
     for m in measurements:
         grouped.setdefault((m.check, m.reference), []).append(m)
-    return {cell: worst(group) for cell, group in grouped.items()}
+    return grouped
+
+
+def cells(measurements: Iterable[Measurement]) -> dict[tuple[str, str], Verdict]:
+    """(check, reference) → verdict, in the order of their first measurement."""
+    return {cell: worst(group) for cell, group in by_cell(measurements).items()}
 
 
 def peak(measurements: Iterable[Measurement]) -> Measurement:

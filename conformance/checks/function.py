@@ -193,8 +193,7 @@ def float32_errors(trial: Trial, case: Case) -> dict[str, float]:
     single = case.but(dtype="float32", threads=1)
     if trial.truth.refuses(single) or case.option("dropout", 0.0):  # dropout draws other masks in another dtype
         return {}
-    low, exact = runs.at_values(trial.truth, single, trial.formula), runs.oracle(trial.truth, single, trial.formula)
-    return {name: policy.distance(low[name], exact[name]) for name in low if exact[name].any()}
+    return runs.errors(trial.truth, single, trial.formula)
 
 
 def _is_capped(trial: Trial, case: Case, name: str, error: float, float32_error: float) -> bool:

@@ -17,7 +17,7 @@ from conformance.suite import Suite
 from conformance.suite_of import suite_of
 from conformance.terminal import cell_text
 from conformance.variants import known
-from conformance.verdict import PAIR, Measurement, Verdict, cells, worst
+from conformance.verdict import PAIR, Measurement, Verdict, by_cell, worst
 from refs.case import Case
 from refs.formula import Formula
 from refs.installed import VERSION
@@ -140,10 +140,10 @@ def _judge(suite: Suite, about: dict[str, Any]) -> None:
     own = [m for m in measured if PAIR not in m.reference]
     about["verdicts"][suite.variant] = str(worst(own))
     about["divergences"] += [m.reason.partition(":")[0] for m in measured if m.verdict is Verdict.DIVERGES]
-    verdicts = cells(measured)
-    red = [cell for cell, verdict in verdicts.items() if verdict.is_red]
     about["failures"][suite.variant] = [
-        f"{check} of {column}: {cell_text(measured, check, column, verdicts, []).partition(' [')[0]}" for check, column in red
+        f"{check} of {column}: {cell_text(cell, []).partition(' [')[0]}"
+        for (check, column), cell in by_cell(measured).items()
+        if worst(cell).is_red
     ]
 
 

@@ -9,7 +9,7 @@ from conformance.report.summary import Summary
 from conformance.suite import Reference, Suite
 from conformance.suite_of import suite_of
 from conformance.terminal import cell_text
-from conformance.verdict import PAIR
+from conformance.verdict import PAIR, by_cell
 from refs.authors.layer import AuthorLayer
 
 INTRODUCTION = """peft is one reading of a method, its authors' code another, and the paper a third. Each author's layer runs at a pinned commit, in a process
@@ -46,12 +46,12 @@ def _provenance(summary: Summary, layer: AuthorLayer) -> list[str]:
 def _compared(certificate: Certificate, suite: Suite, layers: Sequence[AuthorLayer]) -> list[str]:
     """Rows are checks; for each layer a column beside lite, and one beside every reference that is no author's."""
     others = [reference for reference in suite.all_references if not isinstance(reference, AuthorLayer)]
-    verdicts = certificate.cells
+    own = by_cell(certificate)
     columns = [(layer, other) for layer in layers for other in (None, *others)]
-    names = [_column(layer, other, {reference for _, reference in verdicts}) for layer, other in columns]
-    checks = dict.fromkeys(check for check, reference in verdicts if reference in names)
+    names = [_column(layer, other, {reference for _, reference in own}) for layer, other in columns]
+    checks = dict.fromkeys(check for check, reference in own if reference in names)
     notes: list[str] = []
-    rows = [[check, *(cell_text(certificate.measurements, check, name, verdicts, notes) for name in names)] for check in checks]
+    rows = [[check, *(cell_text(own.get((check, name), ()), notes) for name in names)] for check in checks]
     header = ["check", *(f"{layer.name} – {other.name if other else 'lite'}" for layer, other in columns)]
     equations = [[layer.name, f"`{layer.equation}`"] for layer in layers]
     return [table(["layer", "computes"], equations), table(header, rows), footnotes(notes)]

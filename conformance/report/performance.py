@@ -2,9 +2,10 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from conformance.bench import suites, tables
-from conformance.bench.cell import VARIANTS
+from conformance.bench.cell import VARIANTS, Cell
 from conformance.bench.results import Timed, Times
 from conformance.bench.suites import Suites
 from conformance.bench.tables import LIMIT, PEFT, WIDE, Share, median, ratio
@@ -14,7 +15,7 @@ from conformance.report.sections import made_with
 FILE = "performance.md"
 INTRODUCTION = """How fast are lite's layers, and how large? One step is the forward and the backward pass of one layer, with gradients of its input and of all that
 trains. lite, peft, the bare base layer and its parts take turns in one process, so that all of them see the same machine; a cell is the median of
-15 turns (of 3 where one takes more than ten seconds), a ratio the median of the turns' ratios. The *limit* is the bare layer plus the matrix products that the method cannot do without, by plain
+15 turns (of 5 where those take more than five seconds), a ratio the median of the turns' ratios. The *limit* is the bare layer plus the matrix products that the method cannot do without, by plain
 calls of torch. PiSSA, OLoRA, EVA, CorDA and ASVD run LoRA's code and are not listed."""
 HOW = f"""*Kept* counts the cells within the target: of peft's time 0.15 for HRA and 0.60 for DoRA; for all others not more than peft's beyond the noise, which is by how
 much the bare layer differs from itself in that cell, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where the
@@ -23,6 +24,7 @@ in the same turns: the passes over tensors that the method makes element by elem
 STEEPER = 0.05  # what the slopes of one layer differ by from run to run
 GROWTH = """Slopes of the logarithm of the time: in d over square layers, in r from 8 to 64. None may be steeper in d than the bare layer's. The bare layer has no r; a method's
 products are linear in it, which is a slope of 1 where nothing else took time."""
+LEFT_OUT = """Cells in which a step is known or expected to take longer than a second of the bare layer, or ten of peft's (in 4096 × 4096, one)."""
 SUITES = """Seconds of whole processes, and where they go. Building (cases with their numbers, layers) and running are the layers' own; comparing is everything else inside of a check; overhead is
 what is neither imports nor layers."""
 FORMS = {
@@ -63,7 +65,12 @@ def page(times: Times) -> str:
                     "![memory](plots/performance-memory.svg)",
                 ),
                 section("Fast forms", *(f"**{name}**. {FORMS[name]}" for name in order if name in FORMS)),
-                section("Not measured", bullets(_left_out(times.cells), "Nothing of the grid.")),
+                section(
+                    "Not measured",
+                    LEFT_OUT,
+                    bullets(_left_out(times.cells), "Nothing of the grid."),
+                    _without_bfloat16(times.cells),
+                ),
                 *([section("The suites", SUITES, _suites(times.suites))] if times.suites else []),
                 section(
                     "Reproduce",
@@ -145,8 +152,29 @@ COLUMNS = [("d", "lite"), ("d", "peft"), ("d", "bare"), ("r", "lite"), ("r", "pe
 
 def _left_out(found: Sequence[Timed]) -> list[str]:
     slow = [timed.cell for timed in found if not timed.runs]
-    by_method = {cell.variant: [other for other in slow if other.variant == cell.variant] for cell in slow}
-    return [f"{name}: {len(cells)} cells of the largest layers, in which a step of peft's takes more than a second" for name, cells in by_method.items()]  # fmt: skip
+    kinds = dict.fromkeys((cell.variant, cell.dtype) for cell in slow)
+    return [f"{name}, {dtype}: {_sizes([cell for cell in slow if (cell.variant, cell.dtype) == (name, dtype)])}" for name, dtype in kinds]  # fmt: skip
+
+
+def _sizes(left_out: Sequence[Cell]) -> str:
+    """How many cells, and the smallest layers among them."""
+    smallest = [cell for cell in left_out if not any(other.is_within(cell) for other in left_out)]
+    return f"{len(left_out)} cells, from {'; '.join(map(tables.name, smallest))}"
+
+
+def _without_bfloat16(found: Sequence[Timed]) -> str:
+    """What bfloat16 costs here: a processor that cannot multiply it makes every product many times slower."""
+    seconds = {timed.cell: median(timed, lambda run: run.seconds["bare"]) for timed in found if timed.runs}
+    factors = [
+        time / seconds[wide]
+        for cell, time in seconds.items()
+        if cell.dtype == "bfloat16" and (wide := replace(cell, dtype="float32")) in seconds
+    ]
+    return (
+        f"The bare layer takes {statistics.median(factors):.1f} times as long in bfloat16 as in float32 here, in the median of the cells that have both."
+        if factors
+        else ""
+    )
 
 
 def _suites(found: Suites) -> str:

@@ -6,7 +6,7 @@ from conformance.certificate import Certificate
 from conformance.report.markdown import anchor, bullets, table
 from conformance.report.summary import Summary
 from conformance.terminal import cell_text, reproduce
-from conformance.verdict import PAIR, Verdict, peak
+from conformance.verdict import PAIR, Verdict, by_cell, peak
 
 WORST_FIRST = [Verdict.ERROR, Verdict.FAILS, Verdict.CAPPED, Verdict.UNTESTED]
 
@@ -24,13 +24,13 @@ def opening(summary: Summary) -> str:
 
 def grid(certificate: Certificate, notes: list[str], *, pairs: bool = False) -> str:
     """The verdict table, each cell linked to its command. pairs: of the references among themselves. notes: get the reasons behind its numbers."""
-    verdicts = certificate.cells
+    own = by_cell(certificate)
     columns = [column for column in dict.fromkeys(m.reference for m in certificate) if (PAIR in column) is pairs]
     rows = []
-    for check in dict.fromkeys(check for check, column in verdicts if column in columns):
+    for check in dict.fromkeys(check for check, column in own if column in columns):
         cells = []
         for column in columns:
-            text = cell_text(certificate.measurements, check, column, verdicts, notes)
+            text = cell_text(own.get((check, column), ()), notes)
             cells.append(f"[{text.partition(' [')[0]}](#{anchor(check, column)}) {_brackets(text)}".strip() if text else "")
         rows.append([check, *cells])
     return table(["check", *columns], rows)

@@ -106,8 +106,8 @@ def test_another_run_of_a_cell_is_added_and_another_machine_starts_anew(tmp_path
 
 def test_what_was_measured_is_not_measured_again_unless_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(layers, "cells", lambda variants: [CELL, replace(CELL, tokens=512)])
-    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run())
-    results.add(tmp_path, CELL, run())
+    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run(bare=0.1))
+    results.add(tmp_path, CELL, run(bare=0.1))
     layers.report(tmp_path, 15)
     assert [len(one.runs) for one in results.read_run(tmp_path)] == [1, 1]
     layers.report(tmp_path, 15, again=True)
@@ -117,9 +117,63 @@ def test_what_was_measured_is_not_measured_again_unless_asked(tmp_path, monkeypa
 def test_the_largest_layers_are_left_out_where_peft_is_slow(tmp_path, monkeypatch, capsys):
     large, half = replace(CELL, d_in=4096, d_out=4096), replace(CELL, d_in=2048, d_out=2048)
     monkeypatch.setattr(layers, "cells", lambda variants: [half, large])
-    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run(peft=0.3))
+    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run(bare=0.1, peft=0.3))
     layers.report(tmp_path, 15)
     assert [(one.cell, len(one.runs)) for one in results.read_run(tmp_path)] == [(half, 1), (large, 0)]
+
+
+@pytest.mark.parametrize(
+    ("smaller", "one", "there"),
+    [
+        ({"tokens": 64, "d_in": 512, "d_out": 512}, {"bare": 0.03}, True),
+        ({"tokens": 64, "d_in": 512, "d_out": 512}, {"bare": 0.033}, False),  # 4 × as large, 8 × as many tokens: beyond a second
+        ({"rank": 4}, {"peft": 4.9}, True),
+        ({"rank": 4}, {"peft": 5.1}, False),  # beyond ten
+        ({"d_in": 512}, {"peft": 4.9}, True),
+        ({"d_in": 512}, {"peft": 5.1}, False),
+        ({"d_in": 2048}, {"peft": 100.0}, True),  # a larger one tells nothing,
+        ({"threads": 2}, {"peft": 100.0}, True),  # nor does one of another kind
+        ({"dtype": "bfloat16"}, {"peft": 100.0}, True),
+    ],
+)
+def test_a_cell_is_left_out_where_a_smaller_one_says_that_it_will_be_slow(tmp_path, monkeypatch, capsys, smaller, one, there):
+    cell = replace(CELL, tokens=512)
+    known = replace(cell, **smaller)
+    monkeypatch.setattr(layers, "cells", lambda variants: [known, cell])
+    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run())
+    results.add(tmp_path, known, run(**{"bare": 0.1} | one))
+    layers.report(tmp_path, 15)
+    assert bool(results.runs_of(tmp_path, cell)) == there
+    assert results.is_there(tmp_path, cell)
+
+
+def test_what_was_left_out_stays_so_and_all_that_is_larger_too(tmp_path, monkeypatch, capsys):
+    other = replace(CELL, tokens=512, rank=64)
+    monkeypatch.setattr(layers, "cells", lambda variants: [CELL, other])
+    monkeypatch.setattr(layers, "measured", lambda cell, rounds: run())
+    results.add(tmp_path, CELL, None)
+    layers.report(tmp_path, 15, again=True)
+    assert [one.runs for one in results.read_run(tmp_path)] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("cell", "bare", "peft", "slow"),
+    [
+        (CELL, 1.0, 10.0, False),
+        (CELL, 1.1, 1.2, True),
+        (CELL, 0.1, 10.1, True),
+        (replace(CELL, d_in=4096, d_out=4096), 0.5, 1.0, False),
+        (replace(CELL, d_in=4096, d_out=4096), 0.5, 1.1, True),
+    ],
+)
+def test_a_cell_that_turns_out_to_be_slow_is_left_out(monkeypatch, cell, bare, peft, slow):
+    tiny = replace(cell, d_in=8, d_out=8)
+    made = sides.steps(tiny)
+    seconds = dict.fromkeys(made, 0.1) | {"bare": bare, "peft": peft}
+    monkeypatch.setattr(layers.sides, "steps", lambda cell: made)
+    monkeypatch.setattr(layers, "_round", lambda *_: seconds | {"dispatch": 0.0})
+    found = layers.measured(cell, 15)
+    assert found is None if slow else found.rounds == (5 if 15 * sum(seconds.values()) > 5 else 15)
 
 
 def test_a_damaged_file_is_told(tmp_path):
@@ -214,10 +268,13 @@ def test_the_page_says_what_was_missed_and_why():
     )
     assert "**lora**, 1.15 of the limit: missed in 1 of 2 cells, 1 of them explained" in text
     assert "**lora**, peft's memory: missed in 1 of 2 cells" in text
-    assert "lora: 1 cells of the largest layers" in text
+    assert "lora, float32: 1 cells, from 4096 → 4096, 64 tokens, r = 8, float32, 1 thread" in text
+    assert "times as long in bfloat16" not in text
     assert "Two processes reach 90% of twice the speed" in text
     assert "Made with processor one, torch threads 1." in text
     assert performance.page(Times((), SUITE)) == ""
+    both = performance.page(Times((timed(), timed(replace(CELL, dtype="bfloat16"), run(bare=20.0))), None))
+    assert "The bare layer takes 20.0 times as long in bfloat16 as in float32 here" in both
 
 
 def test_plots_are_the_same_every_time():

