@@ -27,6 +27,8 @@ PINS = HERE / ".ci" / "constraints.txt"
 THIRD_PARTIES = HERE / "conformance" / "third_party"
 WORKFLOWS = sorted((HERE / ".github" / "workflows").glob("*.yml"))
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+# Compiles what takes longest, once; only an environment in which this works is stamped, whatever nox was told to skip.
+PROVE = "import pathlib, sys, torch, peft, transformers; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
 TORCH = "torch==2.13.0"  # installed first and by exact version: a bare `torch` may pull another build
 
 
@@ -42,14 +44,15 @@ def environment(session: nox.Session, interpreter: Path, name: str, requirements
     stamp = home / f"{name}.stamp"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    if not interpreter.exists():
-        session.run(sys.executable, "-m", "venv", str(home), external=True)
+    home.mkdir(parents=True, exist_ok=True)
     constraints = home / f"{name}.constraints.txt"
     constraints.write_text(pins)
-    python(session, "-m", "pip", "install", "--quiet", TORCH, interpreter=interpreter)
-    python(session, "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", ".", *requirements, interpreter=interpreter)
-    python(session, "-c", "import torch, peft, transformers", interpreter=interpreter)  # proves it, and compiles it once
-    stamp.write_text(wanted)
+    pip = (str(interpreter), "-m", "pip", "install", "--quiet")
+    if not interpreter.exists():
+        session.run_install(sys.executable, "-m", "venv", str(home), external=True)
+    session.run_install(*pip, TORCH, external=True)
+    session.run_install(*pip, "-c", str(constraints), "-e", ".", *requirements, external=True)
+    session.run_install(str(interpreter), "-c", PROVE, str(stamp), wanted, external=True)
 
 
 def python(session: nox.Session, *arguments: str, codes: tuple[int, ...] = (0,), interpreter: Path = PYTHON) -> None:

@@ -17,7 +17,6 @@ from refs.case import Case
 from refs.formula import Formula
 from refs.subject import Implementation
 
-
 written = functools.lru_cache(maxsize=4096)(repr)  # of cases: each is named by many measurements
 
 

@@ -64,10 +64,12 @@ def measured(cell: Cell, rounds: int) -> Run | None:
     with threads(cell.threads):
         if is_slow(cell, _seconds(made["bare"], cell.device), 0.0):  # then nobody waits for the others
             return None
-        first = _round(made, tiny, cell.device)  # warms up
+        first = _round(made, tiny, cell.device)
         if is_slow(cell, first["bare"], first["peft"]):
             return None
-        turns = [_round(made, tiny, cell.device) for _ in range(rounds if sum(first.values()) * rounds < LONG else FEW)]
+        is_long = sum(first.values()) * rounds > LONG
+        turns = [first] if is_long else []  # else it has warmed up
+        turns += [_round(made, tiny, cell.device) for _ in range(FEW - 1 if is_long else rounds)]
         taken = {name: _bytes(made[name]) for name in made if name in results.LAYERS}
     return results.run_of(turns, taken)
 

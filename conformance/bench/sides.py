@@ -1,5 +1,6 @@
 """What is timed in a cell: lite's layer, peft's, loralib's, the bare layer, and the least that the method could take."""
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def steps(cell: Cell) -> dict[str, Step]:
     """Everything that is timed, by name: forward and backward of layers, with gradients of the input and of all that trains, and their parts.
 
     again: the bare layer once more, which tells the noise. products, passes: what the method cannot do without, by plain calls of torch.
+    layouts: the products of a pair of thin factors once more, as autograd makes them.
     """
     made = {
         "bare": bare(cell),
@@ -45,6 +47,8 @@ def steps(cell: Cell) -> dict[str, Step]:
         "products": _products(cell),
         "passes": _passes(cell),
     }
+    if layouts := _layouts(cell):
+        made["layouts"] = layouts
     if cell.variant == "lora" and importlib.util.find_spec("loralib"):
         made["loralib"] = _step(cell, _loralib(cell))
     return made
@@ -182,6 +186,31 @@ def _products(cell: Cell) -> Step:
                 F.linear(left, right)
 
     return Step(step, tuple(factor for pair in pairs for factor in pair))
+
+
+def _layouts(cell: Cell) -> Step | None:
+    """The products of thin factors after each other, as autograd makes them: the gradient of the last factor is (rows, T) times (T, r) with
+    both sides stored along T's rows, which may take several times as long as the same product in `_products`. None for methods without such factors.
+    """
+    r = cell.rank
+    match cell.variant:  # rows, columns, and whether it trains
+        case "lora" | "delora" | "dora":
+            chain = [(r, cell.d_in, True), (cell.d_out, r, True)]
+        case "lora_xs":
+            chain = [(r, cell.d_in, False), (r, r, True), (cell.d_out, r, False)]
+        case _:
+            return None
+    x, cotangent = _data(cell)
+    factors = [torch.randn(rows, k).to(cell.device, x.dtype).requires_grad_(trains) for rows, k, trains in chain]
+    beside = [_base(cell).weight] if cell.variant == "dora" else []  # for its norms
+    trained = [factor for factor in factors if factor.requires_grad]
+
+    def step() -> None:
+        for weight in beside:
+            F.linear(factors[0].detach(), weight)
+        torch.autograd.grad(functools.reduce(F.linear, factors, x), [x, *trained], cotangent)
+
+    return Step(step, (x, cotangent, *factors, *beside))
 
 
 def _passes(cell: Cell) -> Step:

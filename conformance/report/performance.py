@@ -18,9 +18,9 @@ trains. lite, peft, the bare base layer and its parts take turns in one process,
 15 turns (of 5 where those take more than five seconds), a ratio the median of the turns' ratios. The *limit* is the bare layer plus the matrix products that the method cannot do without, by plain
 calls of torch. PiSSA, OLoRA, EVA, CorDA and ASVD run LoRA's code and are not listed."""
 HOW = f"""*Kept* counts the cells within the target: of peft's time 0.15 for HRA and 0.60 for DoRA; for all others not more than peft's beyond the noise, which is by how
-much the bare layer differs from itself in that cell, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where the
-limit alone takes more of peft's time than the target; and beside the limit, where {LIMIT} is kept as soon as two more things are counted, both measured
-in the same turns: the passes over tensors that the method makes element by element, each timed as one addition, and the dispatch of its operations, timed on a layer of 64 × 64."""
+much the bare layer differs from itself in that cell, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where
+it is out of reach, or kept, as soon as three more things are counted, all measured in the same turns: the passes over tensors that the method makes element by element, each timed as one
+addition; the dispatch of its operations, timed on a layer of 64 × 64; and the layouts in which autograd multiplies thin factors, timed as these products alone, forward and backward."""
 STEEPER = 0.05  # what the slopes of one layer differ by from run to run
 GROWTH = """Slopes of the logarithm of the time: in d over square layers, in r from 8 to 64. None may be steeper in d than the bare layer's. The bare layer has no r; a method's
 products are linear in it, which is a slope of 1 where nothing else took time."""
@@ -114,16 +114,17 @@ def _missed(name: str, cells: Sequence[Timed]) -> list[str]:
     against, near, large = tables.beside_peft(name, cells), tables.beside_limit(cells), tables.beside_memory(cells)
     if against.worst and against.reached < against.cells:
         target = f"{PEFT[name]:.2f} of peft's time" if name in PEFT else "peft's time"
-        least = median(against.worst, lambda run: tables.limit(run) / run.seconds["peft"])
+        limit, least = (
+            median(against.worst, lambda run, of=of: of(run) / run.seconds["peft"]) for of in (tables.limit, tables.least)
+        )
         lines.append(
             f"**{name}**, {target}: {_share(against)}; farthest at {tables.name(against.worst.cell)} with {against.value:.2f}, "
-            f"where the limit takes {least:.2f} and the noise is {100 * tables.noise(against.worst):.0f} %"
+            f"where the limit takes {limit:.2f}, all that is counted {least:.2f}, and the noise is {100 * tables.noise(against.worst):.0f} %"
         )
     if near.worst and near.reached < near.cells:
-        rest = median(near.worst, tables.everything)
         lines.append(
             f"**{name}**, {LIMIT} of the limit: {_share(near)}; farthest at {tables.name(near.worst.cell)} with {near.value:.2f}, "
-            f"with passes and dispatch counted {rest:.2f}"
+            f"beside all that is counted {tables.beside_least(near.worst):.2f}"
         )
     if large.worst and large.reached < large.cells:
         lines.append(

@@ -18,8 +18,8 @@ CELL = Cell("lora", 1024, 1024, 64, 8, "float32", 1)
 MACHINE = {"processor": "one", "torch threads": "1"}
 
 
-def run(lite=1.2, peft=1.2, bare=1.0, products=0.1, passes=0.05, dispatch=0.05, noise=0.01, memory=0.9, **of):
-    seconds = {
+def run(lite=1.2, peft=1.2, bare=1.0, products=0.1, passes=0.05, dispatch=0.05, noise=0.01, memory=0.9, **more):
+    seconds = more | {
         "bare": bare,
         "again": bare,
         "lite": lite,
@@ -82,6 +82,8 @@ def test_the_limit_holds_the_products_that_lite_makes_and_no_others(variant):
     other = {"dora": cell.rank**2 * (cell.d_in + cell.d_out), "hra": -cell.tokens * cell.rank**2}.get(variant, 0)
     assert own - other == multiplications(made["bare"]) + multiplications(made["products"])
     assert multiplications(made["passes"]) == 0
+    assert ("layouts" in made) == (variant in ("lora", "dora", "delora", "lora_xs"))
+    assert "layouts" not in made or multiplications(made["layouts"]) == multiplications(made["products"])
 
 
 def test_a_ratio_is_taken_turn_by_turn():
@@ -192,9 +194,12 @@ def test_a_damaged_file_is_told(tmp_path):
         ("lora", run(lite=1.23, noise=0.01), False, False),
         ("lora", run(lite=1.3, noise=0.9), False, False),  # noise excuses 5 %, not more
         ("hra", run(lite=0.14, peft=1.0, bare=0.1, products=0.02), True, False),
-        ("hra", run(lite=0.16, peft=1.0, bare=0.1, products=0.02), False, False),
-        ("hra", run(lite=0.19, peft=1.0, bare=0.14, products=0.02), False, True),
+        ("hra", run(lite=0.16, peft=1.0, bare=0.1, products=0.02, passes=0.01, dispatch=0.01), False, False),
+        ("hra", run(lite=0.16, peft=1.0, bare=0.1, products=0.02, passes=0.01, dispatch=0.03), False, True),
+        ("hra", run(lite=0.19, peft=1.0, bare=0.14, products=0.02, passes=0.0, dispatch=0.0), False, True),
         ("dora", run(lite=0.7, peft=1.0, bare=0.5, products=0.2), False, True),
+        ("dora", run(lite=0.7, peft=1.0, bare=0.4, products=0.05, passes=0.02, dispatch=0.02), False, False),
+        ("dora", run(lite=0.7, peft=1.0, bare=0.4, products=0.05, passes=0.02, dispatch=0.02, layouts=0.2), False, True),
         ("dora", run(lite=0.59, peft=1.0, bare=0.5, products=0.2), True, False),
     ],
 )
@@ -210,6 +215,9 @@ def test_a_target_beside_peft(variant, one, kept, explained):
         (run(lite=1.3, passes=0.05), False, True),
         (run(lite=1.3, passes=0.0, dispatch=0.01), False, False),
         (run(lite=1.3, passes=0.0, dispatch=0.05), False, True),
+        (run(lite=1.3, passes=0.0, dispatch=0.0, layouts=0.12), False, False),
+        (run(lite=1.3, passes=0.0, dispatch=0.0, layouts=0.15), False, True),
+        (run(lite=1.3, passes=0.0, dispatch=0.05, layouts=0.01), False, True),  # no credit for being faster
     ],
 )
 def test_a_target_beside_the_limit(one, kept, explained):

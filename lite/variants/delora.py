@@ -65,15 +65,20 @@ def init(config: DeLoRAConfig, layer: Layer) -> dict[str, Tensor]:
 
 def forward(config: DeLoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor) -> Tensor:
     A, B = t["lora_A"], t["lora_B"]
-    norm_a = A.norm(dim=1).clamp(min=MIN_NORM)  # (r,)
-    norm_b = B.norm(dim=0).clamp(min=MIN_NORM)  # (r,)
     x = F.dropout(x, config.dropout, layer.module.training)
     strength = t["lora_lambda"] / config.r
-    if A.dtype == torch.float16:  # too narrow for the strength of a clamped norm: each norm divides its own factor
-        A, B = A / norm_a[:, None], B / norm_b
-    else:
-        strength = strength / (norm_a * norm_b)  # (r,)
-    return y + F.linear(F.linear(x, A * t["lora_wnorm"]) * strength, B)
+    is_narrow = A.dtype == torch.float16  # too narrow for the strength of a clamped norm: each norm divides its own factor
+    if is_narrow:
+        A, B = A / clamped_norm(A, dim=1)[:, None], B / clamped_norm(B, dim=0)
+    thin = F.linear(x, A * t["lora_wnorm"])  # before the norms, so that their gradients come first, while little else is held
+    if not is_narrow:
+        strength = strength / (clamped_norm(A, dim=1) * clamped_norm(B, dim=0))  # (r,)
+    return y + F.linear(thin * strength, B)
+
+
+def clamped_norm(factor: Tensor, dim: int) -> Tensor:
+    """‖a_i‖ or ‖b_i‖ (r,)."""
+    return factor.norm(dim=dim).clamp(min=MIN_NORM)
 
 
 DELORA = register(
