@@ -68,12 +68,14 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def add(folder: Path, cell: Cell, run: Run | None) -> None:
-    """Put one more run of a cell into the folder; runs of another machine, or of other releases, are dropped. None: the cell is left out."""
+    """Put one more run of a cell into the folder; runs of another machine, or of other releases, are dropped. None: it was too slow, and is left
+    out if no run was fast enough before.
+    """
     machine = run_folder.machine() | {"torch threads": str(cell.threads)}
     before = runs_of(folder, cell, machine)
     path = _path(folder, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    timed = Timed(cell, machine, (*before, run) if run else ())
+    timed = Timed(cell, machine, (*before, run) if run else before)
     path.write_text(json.dumps(_plain(timed), indent=1) + "\n", encoding="utf-8", newline="\n")
 
 

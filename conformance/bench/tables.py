@@ -47,8 +47,10 @@ def limit(run: Run) -> float:
 
 
 def noise(timed: Timed) -> float:
-    """By how much the bare layer's time differs from its own, in the worse quartile."""
-    return median(timed, lambda run: max(abs(value - 1) for value in run.ratios["noise"]))
+    """By how much times differ that should not: the bare layer's from its own, in the worse quartile, or the runs' ratios to peft, by half of their range."""
+    own = median(timed, lambda run: max(abs(value - 1) for value in run.ratios["noise"]))
+    ratios = [run.ratios["peft"][0] for run in timed.runs]
+    return max(own, (max(ratios) - min(ratios)) / 2)
 
 
 def by_variant(found: Iterable[Timed]) -> dict[str, list[Timed]]:

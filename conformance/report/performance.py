@@ -18,7 +18,7 @@ trains. lite, peft, the bare base layer and its parts take turns in one process,
 15 turns (of 5 where those take more than five seconds), a ratio the median of the turns' ratios. The *limit* is the bare layer plus the matrix products that the method cannot do without, by plain
 calls of torch. PiSSA, OLoRA, EVA, CorDA and ASVD run LoRA's code and are not listed."""
 HOW = f"""*Kept* counts the cells within the target: of peft's time 0.15 for HRA and 0.60 for DoRA; for all others not more than peft's beyond the noise, which is by how
-much the bare layer differs from itself in that cell, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where
+much the bare layer differs from itself in that cell, or one run's ratio from another's, and at most 5 %. Beside the limit it is {LIMIT}, in layers at least {WIDE} wide. A missed target is *explained* where
 it is out of reach, or kept, as soon as three more things are counted, all measured in the same turns: the passes over tensors that the method makes element by element, each timed as one
 addition; the dispatch of its operations, timed on a layer of 64 × 64; and the layouts in which autograd multiplies thin factors, timed as these products alone, forward and backward."""
 STEEPER = 0.05  # what the slopes of one layer differ by from run to run

@@ -106,6 +106,12 @@ def test_another_run_of_a_cell_is_added_and_another_machine_starts_anew(tmp_path
     assert [one.seconds["lite"] for one in results.runs_of(tmp_path, CELL)] == [5.0]
 
 
+def test_a_run_that_was_too_slow_takes_nothing_away(tmp_path):
+    results.add(tmp_path, CELL, run())
+    results.add(tmp_path, CELL, None)
+    assert results.runs_of(tmp_path, CELL) == (run(),)
+
+
 def test_what_was_measured_is_not_measured_again_unless_asked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(layers, "cells", lambda variants: [CELL, replace(CELL, tokens=512)])
     monkeypatch.setattr(layers, "measured", lambda cell, rounds: run(bare=0.1))
@@ -224,6 +230,13 @@ def test_a_target_beside_the_limit(one, kept, explained):
     narrow = timed(replace(CELL, d_in=512), run(lite=9.0))
     share = tables.beside_limit([timed(CELL, one), narrow])
     assert (share.reached, share.explained, share.cells) == (int(kept), int(explained), 1)
+
+
+def test_runs_that_differ_are_noise():
+    three = timed(CELL, *(run(lite=lite, peft=1.0) for lite in (1.0, 1.03, 1.07)))
+    assert tables.noise(three) == pytest.approx(0.035)
+    assert tables.beside_peft("lora", [three]).reached == 1
+    assert tables.beside_peft("lora", [timed(CELL, *(run(lite=lite, peft=1.0) for lite in (1.02, 1.03, 1.04)))]).reached == 0
 
 
 def test_memory_has_no_excuse():
