@@ -160,7 +160,8 @@ def _left_out(found: Sequence[Timed]) -> list[str]:
 def _sizes(left_out: Sequence[Cell]) -> str:
     """How many cells, and the smallest layers among them."""
     smallest = [cell for cell in left_out if not any(other.is_within(cell) for other in left_out)]
-    return f"{len(left_out)} cells, from {'; '.join(map(tables.name, smallest))}"
+    names = dict.fromkeys(tables.name(cell).partition(f", {cell.dtype}")[0] for cell in smallest)  # whatever the threads
+    return f"{len(left_out)} cells, from {'; '.join(names)}"
 
 
 def _without_bfloat16(found: Sequence[Timed]) -> str:

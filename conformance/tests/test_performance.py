@@ -289,7 +289,7 @@ def test_the_page_says_what_was_missed_and_why():
     )
     assert "**lora**, 1.15 of the limit: missed in 1 of 2 cells, 1 of them explained" in text
     assert "**lora**, peft's memory: missed in 1 of 2 cells" in text
-    assert "lora, float32: 1 cells, from 4096 → 4096, 64 tokens, r = 8, float32, 1 thread" in text
+    assert "lora, float32: 1 cells, from 4096 → 4096, 64 tokens, r = 8\n" in text
     assert "times as long in bfloat16" not in text
     assert "Two processes reach 90% of twice the speed" in text
     assert "Made with processor one, torch threads 1." in text
