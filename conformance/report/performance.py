@@ -114,9 +114,8 @@ def _missed(name: str, cells: Sequence[Timed]) -> list[str]:
     against, near, large = tables.beside_peft(name, cells), tables.beside_limit(cells), tables.beside_memory(cells)
     if against.worst and against.reached < against.cells:
         target = f"{PEFT[name]:.2f} of peft's time" if name in PEFT else "peft's time"
-        limit, least = (
-            median(against.worst, lambda run, of=of: of(run) / run.seconds["peft"]) for of in (tables.limit, tables.least)
-        )
+        limit = median(against.worst, lambda run: tables.limit(run) / run.seconds["peft"])
+        least = median(against.worst, lambda run: tables.least(run) / run.seconds["peft"])
         lines.append(
             f"**{name}**, {target}: {_share(against)}; farthest at {tables.name(against.worst.cell)} with {against.value:.2f}, "
             f"where the limit takes {limit:.2f}, all that is counted {least:.2f}, and the noise is {100 * tables.noise(against.worst):.0f} %"

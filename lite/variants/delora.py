@@ -78,7 +78,8 @@ def forward(config: DeLoRAConfig, layer: Layer, t: Tensors, x: Tensor, y: Tensor
 
 def clamped_norm(factor: Tensor, dim: int) -> Tensor:
     """‖a_i‖ or ‖b_i‖ (r,)."""
-    return factor.norm(dim=dim).clamp(min=MIN_NORM)
+    norm: Tensor = factor.norm(dim=dim)
+    return norm.clamp(min=MIN_NORM)
 
 
 DELORA = register(
