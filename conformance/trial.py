@@ -17,8 +17,6 @@ from refs.case import Case
 from refs.formula import Formula
 from refs.subject import Implementation
 
-written = functools.lru_cache(maxsize=4096)(repr)  # of cases: each is named by many measurements
-
 
 @dataclass(kw_only=True)
 class Trial:
@@ -86,7 +84,7 @@ class Trial:
                 check=self.check,
                 verdict=verdict,
                 what=what,
-                case=written(case) if case else "",
+                case=repr(case) if case else "",
                 case_id=case.id if case else "",
                 **more,
             )

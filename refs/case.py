@@ -75,7 +75,7 @@ class Case:
             raise ValueError(f"{text!r} is no case: {error}") from error
 
     @property
-    @functools.lru_cache(maxsize=4096)  # noqa: B019  # asked of few cases, often
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  # asked of few cases, often; equal cases have the same numbers, but not the same text
     def numbers(self) -> "Case":
         """The case that has the same numbers: these do not depend on how it is run."""
         options = tuple((name, value) for name, value in self.options if name != "dropout")
@@ -98,7 +98,6 @@ class Case:
         return as_dtype(self.dtype)
 
     @property
-    @functools.lru_cache(maxsize=4096)  # noqa: B019  # the same
     def id(self) -> str:
         """Short and unique among a suite's cases; what `--case` takes."""
         parts = [

@@ -181,3 +181,10 @@ def test_dtypes_are_torch_s_own():
     for name in ("float63", "nn", "tensor", ""):
         with pytest.raises(ValueError, match=f"'{name}' is no torch dtype"):
             as_dtype(name)
+
+
+def test_equal_cases_keep_their_own_text():
+    whole, fraction = (Case(d_in=3, d_out=4, options=(("coeff", value),)) for value in (1, 1.0))
+    assert whole == fraction
+    assert ("coeff=1-" in whole.id, "coeff=1.0-" in fraction.id) == (True, True)
+    assert Case.parse(repr(whole)).id != Case.parse(repr(fraction)).id
